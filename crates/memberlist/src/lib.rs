@@ -1,0 +1,4 @@
+//! SWIM + Lifeguard cluster membership, wire-compatible with HashiCorp memberlist.
+#![warn(missing_docs)]
+
+pub mod wire;

@@ -1,0 +1,3 @@
+//! Bytes to messages and back. Pure; every limit on untrusted input lives here.
+
+pub mod message;
