@@ -1,1 +1,35 @@
-//! black-box
+//! The lab of the black-box tests: hosts, a Docker engine, agents and scripted services, all real.
+//!
+//! A host is a network namespace with an address on a bridge and a host name of its own; what runs
+//! on it is the shipped binary, `dockerd`, `serf` or a socket of the test. Nothing here knows the
+//! agent's code: only its environment, its ports and its log, as `docs` and the API describe them.
+//!
+//! The lab is not a test framework. Whatever it cannot do (no root, no `ip`, no engine) is a panic
+//! that names the remedy, because a black-box test that skips in silence proves nothing.
+
+#![cfg(target_os = "linux")]
+
+mod agent;
+mod binary;
+mod engine;
+mod host;
+mod http;
+mod json;
+mod lab;
+mod leftovers;
+mod process;
+mod responder;
+mod tools;
+mod wait;
+
+pub use agent::{API_PORT, Agent, AgentBuilder, GOSSIP_PORT, Instance, PROXY_IP, Route, Status};
+pub use binary::sidecar;
+pub use engine::{Engine, IMAGE};
+pub use host::Host;
+pub use http::{Request, Response, Stream};
+pub use json::Json;
+pub use lab::{Lab, Machine};
+pub use process::{Exit, Process};
+pub use responder::{Answer, Responder};
+pub use tools::require;
+pub use wait::{POLL, eventually, throughout};
