@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{host::Host, leftovers, tools};
+use crate::{host::Host, leftovers, process::Process, tools};
 
 /// How much of the machine a lab needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,15 @@ impl Lab {
         ]);
         tools::run(&["ip", "-n", &namespace, "link", "set", "eth0", "up"]);
         self.hosts.push(Arc::new(Host::new(name, ip, namespace)));
+    }
+
+    /// Starts a program of the machine on a host; it logs to `<title>.log`.
+    ///
+    /// # Panics
+    /// When it is not installed or cannot be started.
+    pub fn program(&self, host: usize, title: &str, command: &[&str]) -> Process {
+        tools::require(command[0]);
+        Process::start(self.host(host), self.dir(), title, &[], command, &[])
     }
 
     /// Cuts a host's cable, or mends it.
