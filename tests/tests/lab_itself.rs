@@ -4,7 +4,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use blackbox::{Answer, Engine, Lab, Machine, Responder, eventually};
+use blackbox::{Answer, Engine, Exit, Lab, Machine, Responder, eventually};
 
 #[test]
 fn hosts_reach_one_another_and_have_names_and_loopbacks_of_their_own() {
@@ -51,4 +51,25 @@ fn a_container_of_the_engine_is_reached_from_another_host() {
         beta.get(at, "/").is_err(),
         "a stopped container does not answer"
     );
+}
+
+#[test]
+fn programs_run_under_the_name_of_their_host_and_end_with_the_lab() {
+    let lab = Lab::new(Machine::Shared, &["alpha"]);
+    let mut hostname = lab.program(0, "hostname", &["busybox", "hostname"]);
+    let (exit, _) = hostname.ends(Duration::from_secs(5));
+    assert_eq!((exit, hostname.log().as_str()), (Exit::Code(0), "alpha\n"));
+
+    let mut peer = lab.program(
+        0,
+        "serf",
+        &["serf", "agent", "-node=alpha", "-bind=10.88.0.1:7946"],
+    );
+    eventually("serf lists itself", Duration::from_secs(10), || {
+        let output = lab.host(0).run(&["serf", "members"]);
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        words.contains("10.88.0.1:7946").then_some(()).ok_or(words)
+    });
+    peer.kill();
+    assert_eq!(peer.exit(), Some(Exit::Signal(9)));
 }
