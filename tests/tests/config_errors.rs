@@ -9,29 +9,29 @@ use blackbox::{API_PORT, AgentBuilder, Exit, GOSSIP_PORT, Lab, Machine};
 
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// The variables an operator sets, as the manual lists them.
+/// The variables that have an effect.
 const VARIABLES: &[&str] = &[
     "SIDECAR_SEEDS",
     "SIDECAR_CLUSTER_NAME",
-    "SIDECAR_BIND_PORT",
+    "SIDECAR_NODE_NAME",
     "SIDECAR_ADVERTISE_IP",
     "SIDECAR_EXCLUDE_IPS",
-    "SIDECAR_DISCOVERY",
-    "SIDECAR_PUSH_PULL_INTERVAL",
-    "SIDECAR_GOSSIP_MESSAGES",
-    "SIDECAR_GOSSIP_INTERVAL",
-    "SIDECAR_LOGGING_LEVEL",
-    "SIDECAR_LOGGING_FORMAT",
-    "SIDECAR_DEFAULT_CHECK_ENDPOINT",
-    "SIDECAR_NODE_NAME",
+    "SIDECAR_BIND_PORT",
+    "SIDECAR_GOSSIP_BIND_IP",
     "SIDECAR_HTTP_BIND",
     "SIDECAR_BIND_IP",
     "SIDECAR_PROXY",
-    "SERVICES_NAMER",
-    "SERVICES_NAME_LABEL",
-    "SERVICES_NAME_MATCH",
+    "SIDECAR_DISCOVERY",
     "DOCKER_URL",
     "STATIC_CONFIG_FILE",
+    "SIDECAR_DEFAULT_CHECK_ENDPOINT",
+    "SIDECAR_GOSSIP_INTERVAL",
+    "SIDECAR_GOSSIP_MESSAGES",
+    "SIDECAR_PUSH_PULL_INTERVAL",
+    "SIDECAR_HANDOFF_QUEUE_DEPTH",
+    "SIDECAR_GOSSIP_DELEGATE_VERSIONS",
+    "SIDECAR_LOGGING_LEVEL",
+    "SIDECAR_LOGGING_FORMAT",
 ];
 
 /// A command of the binary on a host of its own: how it ended and what it wrote.
