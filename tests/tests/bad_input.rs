@@ -200,20 +200,32 @@ fn an_agent_joins_a_seed_that_starts_later() {
 }
 
 #[test]
-fn a_taken_port_is_named_and_ends_the_start() {
+fn a_taken_gossip_port_is_named_and_ends_the_start() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
-    for port in [API_PORT, GOSSIP_PORT] {
-        let _taken = lab.host(0).listen((Ipv4Addr::UNSPECIFIED, port).into());
-        let mut agent = AgentBuilder::new(&lab, 0).launch();
-        let (exit, _) = agent.ends(SAID);
-        assert_eq!(exit, Exit::Code(1), "port {port}:\n{}", agent.log());
-        let log = agent.log();
-        let named = |line: &str| line.contains(&port.to_string()) && line.contains("in use");
-        assert!(
-            log.lines().any(named),
-            "no line says that {port} is in use:\n{log}"
-        );
-    }
+    let _taken = lab
+        .host(0)
+        .listen((Ipv4Addr::UNSPECIFIED, GOSSIP_PORT).into());
+    let mut agent = AgentBuilder::new(&lab, 0).launch();
+    let (exit, _) = agent.ends(SAID);
+    let log = agent.log();
+    assert_eq!(exit, Exit::Code(1), "{log}");
+    let named = |line: &str| line.contains("7946") && line.contains("in use");
+    assert!(
+        log.lines().any(named),
+        "no line says that the port is in use:\n{log}"
+    );
+}
+
+#[test]
+fn a_taken_api_port_is_named_and_taken_over_when_it_is_free() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let _service = good_responder(&lab);
+    let taken = lab.host(0).listen((Ipv4Addr::UNSPECIFIED, API_PORT).into());
+    let mut agent = AgentBuilder::new(&lab, 0).services(&[good()]).launch();
+    said_but_not_shouted(&agent, "7777");
+    assert!(agent.mentions("in use") > 0, "the reason is named");
+    drop(taken);
+    agent.wait_for_api();
 }
 
 #[test]
