@@ -1,0 +1,1 @@
+//! Data planes: routes to traffic.
