@@ -19,7 +19,7 @@ mod timestamp;
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{
-    Applied, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected, STALE_AFTER,
-    State, TOMBSTONE_LIFESPAN,
+    Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected,
+    STALE_AFTER, State, TOMBSTONE_LIFESPAN,
 };
 pub use timestamp::{InvalidTimestamp, Timestamp};

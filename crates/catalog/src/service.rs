@@ -228,13 +228,24 @@ impl Service {
             let hex = digest.find(':').map_or(0, |colon| colon + 1);
             return digest.get(hex..hex + 12).unwrap_or(digest);
         }
-        self.image[last..].find(':').map_or(&self.image, |colon| &self.image[last + colon + 1..])
+        self.image[last..]
+            .find(':')
+            .map_or(&self.image, |colon| &self.image[last + colon + 1..])
     }
 
     /// Whether anything but the stamp differs.
     pub fn differs_materially(&self, other: &Self) -> bool {
-        let Self { id, name, image, created, hostname, ports, updated: _, proxy_mode, status } =
-            self;
+        let Self {
+            id,
+            name,
+            image,
+            created,
+            hostname,
+            ports,
+            updated: _,
+            proxy_mode,
+            status,
+        } = self;
         *id != other.id
             || *name != other.name
             || *image != other.image
@@ -263,7 +274,11 @@ impl Service {
         }
         let length = self.port_list().len();
         if length > PORTS_MAX {
-            return Err(InvalidService::TooLong { field: "Ports", length, max: PORTS_MAX });
+            return Err(InvalidService::TooLong {
+                field: "Ports",
+                length,
+                max: PORTS_MAX,
+            });
         }
         let own = [
             ("ID", &self.id),
@@ -272,8 +287,10 @@ impl Service {
             ("Hostname", &self.hostname),
             ("ProxyMode", &self.proxy_mode),
         ];
-        let ports =
-            self.port_list().iter().flat_map(|port| [("Type", &port.kind), ("IP", &port.ip)]);
+        let ports = self
+            .port_list()
+            .iter()
+            .flat_map(|port| [("Type", &port.kind), ("IP", &port.ip)]);
         for (field, value) in own.into_iter().chain(ports) {
             check_text(field, value)?;
         }
@@ -289,10 +306,17 @@ impl Service {
 fn check_text(field: &'static str, value: &str) -> Result<(), InvalidService> {
     let length = value.len();
     if length > TEXT_BYTES_MAX {
-        return Err(InvalidService::TooLong { field, length, max: TEXT_BYTES_MAX });
+        return Err(InvalidService::TooLong {
+            field,
+            length,
+            max: TEXT_BYTES_MAX,
+        });
     }
     if value.chars().any(char::is_control) {
-        return Err(InvalidService::ControlCharacter { field, value: value.to_owned() });
+        return Err(InvalidService::ControlCharacter {
+            field,
+            value: value.to_owned(),
+        });
     }
     Ok(())
 }
@@ -348,7 +372,10 @@ pub(crate) mod tests {
     fn control_characters_and_empty_identities_are_refused() {
         let mut it = service("a", "1", 5, Status::Alive);
         it.name = "web\n\tbind *:80".into();
-        assert!(matches!(it.validate(), Err(InvalidService::ControlCharacter { field: "Name", .. })));
+        assert!(matches!(
+            it.validate(),
+            Err(InvalidService::ControlCharacter { field: "Name", .. })
+        ));
         it.name = "web".into();
         it.id.clear();
         assert_eq!(it.validate(), Err(InvalidService::Empty { field: "ID" }));

@@ -33,6 +33,17 @@ pub struct Now {
     pub monotonic: Instant,
 }
 
+/// Who wrote a record, which decides how far it is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// This host. Its stamps stand even when its clock was set back far.
+    Own,
+    /// A peer. A stamp far in the future is refused, and a draining instance stays draining when it
+    /// is reported merely alive: Go owners never gossip that they drain, so their next refresh
+    /// would undo it.
+    Peer,
+}
+
 /// A change that matters to a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -114,25 +125,32 @@ impl State {
         &self.view
     }
 
-    /// Merges one record from anywhere: a peer, or this host's own discovery.
-    ///
-    /// `draining_sticks` keeps a draining instance draining when its host reports it merely alive:
-    /// Go owners never gossip that they drain, so their next refresh would undo it. Pass false for
-    /// this host's own records.
+    /// Whether a peer's record has a stamp that can be true.
     ///
     /// # Errors
-    /// Refuses records with an impossible stamp; the state is unchanged then.
-    pub fn apply(
-        &mut self,
-        mut record: Service,
-        now: Now,
-        draining_sticks: bool,
-    ) -> Result<Applied, Rejected> {
+    /// Says what is wrong with the stamp.
+    pub fn admit(record: &Service, now: Now) -> Result<(), Rejected> {
         if record.updated < now.wall.minus(STALE_AFTER) {
             return Err(Rejected::Stale(record.updated));
         }
         if record.updated > now.wall.plus(FUTURE_STAMP_MAX) {
             return Err(Rejected::Future(record.updated));
+        }
+        Ok(())
+    }
+
+    /// Merges one record: a peer's, or one this host just wrote.
+    ///
+    /// # Errors
+    /// Refuses a peer's record with an impossible stamp; the state is unchanged then.
+    pub fn apply(
+        &mut self,
+        mut record: Service,
+        author: Author,
+        now: Now,
+    ) -> Result<Applied, Rejected> {
+        if author == Author::Peer {
+            Self::admit(&record, now)?;
         }
         let name = record.hostname.clone();
         let host = self.hosts.entry(name.clone()).or_default();
@@ -140,7 +158,7 @@ impl State {
             if !record.supersedes(&held.record) {
                 return Ok(Applied::Known);
             }
-            if draining_sticks
+            if author == Author::Peer
                 && held.record.status == Status::Draining
                 && record.status == Status::Alive
             {
@@ -150,10 +168,16 @@ impl State {
         let id = record.id.clone();
         host.last_updated = host.last_updated.max(record.updated);
         let updated = record.updated;
-        let held = Held { record: Arc::new(record), received: now.monotonic, expired: false };
+        let held = Held {
+            record: Arc::new(record),
+            received: now.monotonic,
+            expired: false,
+        };
         host.held.insert(id.clone(), held);
         let changes = self.present(&name, updated);
-        Ok(Applied::New(changes.into_iter().find(|change| change.service.id == id)))
+        Ok(Applied::New(
+            changes.into_iter().find(|change| change.service.id == id),
+        ))
     }
 
     /// A member is there (joined, or returned): its records read as they are again.
@@ -194,7 +218,9 @@ impl State {
         });
         let names: Vec<String> = self.hosts.keys().cloned().collect();
         for name in names {
-            let Some(host) = self.hosts.get_mut(&name) else { continue };
+            let Some(host) = self.hosts.get_mut(&name) else {
+                continue;
+            };
             let mut touched = false;
             let down = self.down.contains_key(&name);
             host.held.retain(|_, held| {
@@ -231,25 +257,36 @@ impl State {
         held.map(|held| {
             let gone = held.record.is_tombstone() || held.expired;
             held.received
-                + if gone { TOMBSTONE_LIFESPAN } else { lifespan(held.record.status) }
+                + if gone {
+                    TOMBSTONE_LIFESPAN
+                } else {
+                    lifespan(held.record.status)
+                }
         })
         .min()
     }
 
     /// The record as its origin wrote it, not as snapshots show it.
     pub fn record(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
-        self.hosts.get(hostname)?.held.get(id).map(|held| &held.record)
+        self.hosts
+            .get(hostname)?
+            .held
+            .get(id)
+            .map(|held| &held.record)
     }
 
     /// All records held for a host, as their origin wrote them.
     pub fn records_of(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
         let host = self.hosts.get(hostname);
-        host.into_iter().flat_map(|host| host.held.values().map(|held| &held.record))
+        host.into_iter()
+            .flat_map(|host| host.held.values().map(|held| &held.record))
     }
 
     /// Rebuilds what readers see of one host and returns what changed for them.
     fn present(&mut self, name: &str, at: Timestamp) -> Vec<Change> {
-        let Some(host) = self.hosts.get_mut(name) else { return Vec::new() };
+        let Some(host) = self.hosts.get_mut(name) else {
+            return Vec::new();
+        };
         let down = self.down.contains_key(name);
         let before = self.view.hosts.get(name).cloned();
         let mut services = BTreeMap::new();
@@ -258,7 +295,11 @@ impl State {
         for (id, held) in &host.held {
             let old = before.as_ref().and_then(|host| host.services.get(id));
             let hidden = (down || held.expired) && !held.record.is_tombstone();
-            let shown = if hidden { entombed(&held.record, old) } else { held.record.clone() };
+            let shown = if hidden {
+                entombed(&held.record, old)
+            } else {
+                held.record.clone()
+            };
             if hidden {
                 derived.insert(id.clone());
             }
@@ -281,9 +322,18 @@ impl State {
             last_updated: host.last_updated,
             last_changed: host.last_changed,
         };
-        self.view.hosts.insert_mut(name.to_owned(), Arc::new(records));
+        self.view
+            .hosts
+            .insert_mut(name.to_owned(), Arc::new(records));
         let time = self.view.last_changed;
-        changed.into_iter().map(|(service, previous)| Change { service, previous, time }).collect()
+        changed
+            .into_iter()
+            .map(|(service, previous)| Change {
+                service,
+                previous,
+                time,
+            })
+            .collect()
     }
 }
 
@@ -297,7 +347,10 @@ fn lifespan(status: Status) -> Duration {
 
 /// The record as a tombstone; the one shown before is shared when it says the same.
 fn entombed(record: &Arc<Service>, shown: Option<&Arc<Service>>) -> Arc<Service> {
-    let tombstone = Service { status: Status::Tombstone, ..Service::clone(record) };
+    let tombstone = Service {
+        status: Status::Tombstone,
+        ..Service::clone(record)
+    };
     match shown {
         Some(shown) if **shown == tombstone => shown.clone(),
         _ => Arc::new(tombstone),

@@ -27,11 +27,13 @@ impl Timestamp {
 
     /// From nanoseconds since the epoch, clamped to the representable range (years -9999 to 9999).
     pub fn from_unix_nanos(nanos: i128) -> Self {
-        Self(jiff::Timestamp::from_nanosecond(nanos).unwrap_or(if nanos < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        }))
+        Self(
+            jiff::Timestamp::from_nanosecond(nanos).unwrap_or(if nanos < 0 {
+                jiff::Timestamp::MIN
+            } else {
+                jiff::Timestamp::MAX
+            }),
+        )
     }
 
     /// Nanoseconds since the epoch; negative before 1970.
@@ -87,7 +89,9 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self).map_err(|_| InvalidTimestamp { value: text.to_owned() })
+        text.parse().map(Self).map_err(|_| InvalidTimestamp {
+            value: text.to_owned(),
+        })
     }
 }
 
@@ -100,7 +104,10 @@ mod tests {
         for (text, printed) in [
             ("2026-02-03T09:15:27Z", "2026-02-03T09:15:27Z"),
             ("2026-02-03T09:15:27.100000000Z", "2026-02-03T09:15:27.1Z"),
-            ("2026-02-03T09:15:27.000000001Z", "2026-02-03T09:15:27.000000001Z"),
+            (
+                "2026-02-03T09:15:27.000000001Z",
+                "2026-02-03T09:15:27.000000001Z",
+            ),
             ("1970-01-01T01:00:00+01:00", "1970-01-01T00:00:00Z"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
         ] {
@@ -121,6 +128,9 @@ mod tests {
         let far = Timestamp::from_unix_nanos(i128::MAX);
         assert_eq!(far.plus(Duration::MAX), far);
         assert_eq!(Timestamp::EPOCH.since(far), Duration::ZERO);
-        assert_eq!(Timestamp::EPOCH.next().since(Timestamp::EPOCH), Duration::from_nanos(1));
+        assert_eq!(
+            Timestamp::EPOCH.next().since(Timestamp::EPOCH),
+            Duration::from_nanos(1)
+        );
     }
 }

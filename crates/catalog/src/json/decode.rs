@@ -45,8 +45,12 @@ pub fn decode_state(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, D
     };
     let mut records = Vec::new();
     for server in object("Servers", servers)?.values() {
-        let services = server.as_object().and_then(|server| lookup(server, "Services"));
-        let Some(services) = services.and_then(Value::as_object) else { continue };
+        let services = server
+            .as_object()
+            .and_then(|server| lookup(server, "Services"));
+        let Some(services) = services.and_then(Value::as_object) else {
+            continue;
+        };
         records.extend(services.values().map(service));
     }
     Ok(records)
@@ -56,13 +60,20 @@ pub fn decode_state(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, D
 fn lookup<'a>(map: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     map.get(name)
         .or_else(|| {
-            map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+            map.iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
         })
         .filter(|value| !value.is_null())
 }
 
-fn object<'a>(field: &'static str, value: &'a Value) -> Result<&'a Map<String, Value>, DecodeError> {
-    value.as_object().ok_or_else(|| shape(field, value, "an object"))
+fn object<'a>(
+    field: &'static str,
+    value: &'a Value,
+) -> Result<&'a Map<String, Value>, DecodeError> {
+    value
+        .as_object()
+        .ok_or_else(|| shape(field, value, "an object"))
 }
 
 fn shape(field: &'static str, value: &Value, expected: &'static str) -> DecodeError {
@@ -71,7 +82,11 @@ fn shape(field: &'static str, value: &Value, expected: &'static str) -> DecodeEr
         found.truncate(end);
         found.push('…');
     }
-    DecodeError::Shape { field, found, expected }
+    DecodeError::Shape {
+        field,
+        found,
+        expected,
+    }
 }
 
 fn text(map: &Map<String, Value>, field: &'static str) -> Result<String, DecodeError> {
@@ -85,7 +100,9 @@ fn text(map: &Map<String, Value>, field: &'static str) -> Result<String, DecodeE
 fn whole(map: &Map<String, Value>, field: &'static str) -> Result<i64, DecodeError> {
     match lookup(map, field) {
         None => Ok(0),
-        Some(value) => value.as_i64().ok_or_else(|| shape(field, value, "a whole number")),
+        Some(value) => value
+            .as_i64()
+            .ok_or_else(|| shape(field, value, "a whole number")),
     }
 }
 
@@ -95,7 +112,9 @@ fn port_number(map: &Map<String, Value>, field: &'static str) -> Result<u16, Dec
 }
 
 fn time(map: &Map<String, Value>, field: &'static str) -> Result<Timestamp, DecodeError> {
-    let Some(value) = lookup(map, field) else { return Ok(Timestamp::go_zero()) };
+    let Some(value) = lookup(map, field) else {
+        return Ok(Timestamp::go_zero());
+    };
     let parsed = value.as_str().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| shape(field, value, "an RFC 3339 time"))
 }
@@ -104,9 +123,7 @@ fn service(value: &Value) -> Result<Service, DecodeError> {
     let map = object("Service", value)?;
     let ports = match lookup(map, "Ports") {
         None => None,
-        Some(Value::Array(ports)) => {
-            Some(ports.iter().map(port).collect::<Result<Vec<_>, _>>()?)
-        }
+        Some(Value::Array(ports)) => Some(ports.iter().map(port).collect::<Result<Vec<_>, _>>()?),
         Some(other) => return Err(shape("Ports", other, "an array")),
     };
     let service = Service {

@@ -275,7 +275,10 @@ pub fn indent(compact: &str) -> String {
         let opened = matches!(previous, '{' | '[');
         let closes = matches!(character, '}' | ']');
         if opened != closes {
-            new_line(&mut out, depth - usize::from(matches!(character, '{' | '[')));
+            new_line(
+                &mut out,
+                depth - usize::from(matches!(character, '{' | '[')),
+            );
         }
         out.push(character);
         match character {

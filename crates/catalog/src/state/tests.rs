@@ -18,50 +18,99 @@ fn at(seconds: u64) -> i128 {
 }
 
 fn shown(state: &State, host: &str, id: &str) -> Option<Status> {
-    state.snapshot().service(host, id).map(|service| service.status)
+    state
+        .snapshot()
+        .service(host, id)
+        .map(|service| service.status)
 }
 
 #[test]
 fn newer_wins_at_nanosecond_precision() {
     let mut state = State::new("me", "c");
-    let first = state.apply(service("a", "1", at(5), Status::Alive), now(5), true).unwrap();
-    let Applied::New(Some(change)) = first else { panic!("first sight is a change: {first:?}") };
+    let first = state
+        .apply(
+            service("a", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
+    let Applied::New(Some(change)) = first else {
+        panic!("first sight is a change: {first:?}")
+    };
     assert_eq!(change.previous, Status::Unknown);
     let older = service("a", "1", at(5) - 1, Status::Unhealthy);
-    assert_eq!(state.apply(older, now(5), true), Ok(Applied::Known));
+    assert_eq!(state.apply(older, Author::Peer, now(5)), Ok(Applied::Known));
     let newer = service("a", "1", at(5) + 1, Status::Unhealthy);
-    let Ok(Applied::New(Some(change))) = state.apply(newer, now(5), true) else { panic!() };
-    assert_eq!((change.previous, change.service.status), (Status::Alive, Status::Unhealthy));
+    let Ok(Applied::New(Some(change))) = state.apply(newer, Author::Peer, now(5)) else {
+        panic!()
+    };
+    assert_eq!(
+        (change.previous, change.service.status),
+        (Status::Alive, Status::Unhealthy)
+    );
     assert!(change.time > Timestamp::from_unix_nanos(at(5)));
 }
 
 #[test]
 fn a_refresh_is_news_but_no_change() {
     let mut state = State::new("me", "c");
-    state.apply(service("a", "1", at(5), Status::Alive), now(5), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     let changes = state.snapshot().changes;
-    let refreshed = state.apply(service("a", "1", at(65), Status::Alive), now(65), true);
+    let refreshed = state.apply(
+        service("a", "1", at(65), Status::Alive),
+        Author::Peer,
+        now(65),
+    );
     assert_eq!(refreshed, Ok(Applied::New(None)));
     assert_eq!(state.snapshot().changes, changes);
-    assert_eq!(state.snapshot().service("a", "1").unwrap().updated.as_unix_nanos(), at(65));
+    assert_eq!(
+        state
+            .snapshot()
+            .service("a", "1")
+            .unwrap()
+            .updated
+            .as_unix_nanos(),
+        at(65)
+    );
 }
 
 #[test]
 fn a_change_of_ports_alone_is_a_change() {
     let mut state = State::new("me", "c");
-    state.apply(service("a", "1", at(5), Status::Alive), now(5), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     let mut moved = service("a", "1", at(6), Status::Alive);
     moved.ports.as_mut().unwrap()[0].port = 40000;
-    let Ok(Applied::New(Some(change))) = state.apply(moved, now(6), true) else { panic!() };
+    let Ok(Applied::New(Some(change))) = state.apply(moved, Author::Peer, now(6)) else {
+        panic!()
+    };
     assert_eq!(change.previous, Status::Alive);
 }
 
 #[test]
 fn draining_sticks_against_alive_of_a_peer_only() {
-    for (sticks, expected) in [(true, Status::Draining), (false, Status::Alive)] {
+    for (author, expected) in [
+        (Author::Peer, Status::Draining),
+        (Author::Own, Status::Alive),
+    ] {
         let mut state = State::new("me", "c");
-        state.apply(service("a", "1", at(5), Status::Draining), now(5), sticks).unwrap();
-        state.apply(service("a", "1", at(6), Status::Alive), now(6), sticks).unwrap();
+        state
+            .apply(service("a", "1", at(5), Status::Draining), author, now(5))
+            .unwrap();
+        state
+            .apply(service("a", "1", at(6), Status::Alive), author, now(6))
+            .unwrap();
         assert_eq!(shown(&state, "a", "1"), Some(expected));
     }
 }
@@ -70,9 +119,15 @@ fn draining_sticks_against_alive_of_a_peer_only() {
 fn impossible_stamps_are_refused() {
     let mut state = State::new("me", "c");
     let stale = service("a", "1", at(0), Status::Alive);
-    assert!(matches!(state.apply(stale, now(20_000), true), Err(Rejected::Stale(_))));
+    assert!(matches!(
+        state.apply(stale, Author::Peer, now(20_000)),
+        Err(Rejected::Stale(_))
+    ));
     let future = service("a", "1", at(20_601), Status::Alive);
-    assert!(matches!(state.apply(future, now(20_000), true), Err(Rejected::Future(_))));
+    assert!(matches!(
+        state.apply(future, Author::Peer, now(20_000)),
+        Err(Rejected::Future(_))
+    ));
     assert_eq!(shown(&state, "a", "1"), None);
 }
 
@@ -80,8 +135,20 @@ fn impossible_stamps_are_refused() {
 fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
     let mut state = State::new("me", "c");
     state.member_up("a", now(1));
-    state.apply(service("a", "1", at(5), Status::Alive), now(5), true).unwrap();
-    state.apply(service("a", "2", at(5), Status::Unhealthy), now(5), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
+    state
+        .apply(
+            service("a", "2", at(5), Status::Unhealthy),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     let gone = state.member_down("a", now(6));
     assert_eq!(gone.len(), 2);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
@@ -98,7 +165,13 @@ fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
 fn a_late_record_of_a_dead_host_stays_hidden() {
     let mut state = State::new("me", "c");
     state.member_down("a", now(1));
-    state.apply(service("a", "1", at(1), Status::Alive), now(2), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(1), Status::Alive),
+            Author::Peer,
+            now(2),
+        )
+        .unwrap();
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
 }
 
@@ -106,15 +179,33 @@ fn a_late_record_of_a_dead_host_stays_hidden() {
 fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
     let mut state = State::new("me", "c");
     // The origin's clock is 30 s behind; only the time since receipt counts.
-    state.apply(service("a", "1", at(70), Status::Alive), now(100), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(70), Status::Alive),
+            Author::Peer,
+            now(100),
+        )
+        .unwrap();
     assert!(state.expire(now(179)).is_empty());
     assert_eq!(state.next_expiry(), Some(now(180).monotonic));
     assert_eq!(state.expire(now(180)).len(), 1);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
     assert!(state.expire(now(181)).is_empty());
-    state.apply(service("a", "1", at(175), Status::Alive), now(182), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(175), Status::Alive),
+            Author::Peer,
+            now(182),
+        )
+        .unwrap();
     assert_eq!(shown(&state, "a", "1"), Some(Status::Alive));
-    state.apply(service("a", "1", at(183), Status::Tombstone), now(183), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(183), Status::Tombstone),
+            Author::Peer,
+            now(183),
+        )
+        .unwrap();
     state.expire(now(183 + 3 * 3600 - 1));
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
     state.expire(now(183 + 3 * 3600));
@@ -125,7 +216,13 @@ fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
 #[test]
 fn draining_records_live_ten_minutes() {
     let mut state = State::new("me", "c");
-    state.apply(service("a", "1", at(5), Status::Draining), now(5), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(5), Status::Draining),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     assert!(state.expire(now(604)).is_empty());
     assert_eq!(state.expire(now(605)).len(), 1);
 }
@@ -133,20 +230,47 @@ fn draining_records_live_ten_minutes() {
 #[test]
 fn last_changed_never_goes_back() {
     let mut state = State::new("me", "c");
-    state.apply(service("a", "1", at(500), Status::Alive), now(500), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(500), Status::Alive),
+            Author::Peer,
+            now(500),
+        )
+        .unwrap();
     let before = state.snapshot().last_changed;
-    state.apply(service("b", "1", at(400), Status::Alive), now(500), true).unwrap();
+    state
+        .apply(
+            service("b", "1", at(400), Status::Alive),
+            Author::Peer,
+            now(500),
+        )
+        .unwrap();
     assert!(state.snapshot().last_changed > before);
 }
 
 #[test]
 fn snapshots_share_untouched_hosts() {
     let mut state = State::new("me", "c");
-    state.apply(service("a", "1", at(5), Status::Alive), now(5), true).unwrap();
+    state
+        .apply(
+            service("a", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     let before = state.snapshot().clone();
-    state.apply(service("b", "1", at(5), Status::Alive), now(5), true).unwrap();
+    state
+        .apply(
+            service("b", "1", at(5), Status::Alive),
+            Author::Peer,
+            now(5),
+        )
+        .unwrap();
     let after = state.snapshot();
-    assert!(Arc::ptr_eq(before.hosts.get("a").unwrap(), after.hosts.get("a").unwrap()));
+    assert!(Arc::ptr_eq(
+        before.hosts.get("a").unwrap(),
+        after.hosts.get("a").unwrap()
+    ));
     assert!(before.hosts.get("b").is_none());
 }
 
@@ -160,7 +284,12 @@ fn record() -> impl Strategy<Value = Service> {
         Just(Status::Unknown)
     ];
     (0..3_u8, 0..3_u8, 0..4_i128, status, 1..3_u16).prop_map(|(host, id, updated, status, port)| {
-        let mut it = service(&format!("h{host}"), &format!("{id}"), at(10) + updated, status);
+        let mut it = service(
+            &format!("h{host}"),
+            &format!("{id}"),
+            at(10) + updated,
+            status,
+        );
         it.ports.as_mut().unwrap()[0].port = port;
         it
     })
@@ -169,9 +298,13 @@ fn record() -> impl Strategy<Value = Service> {
 fn merged<'a>(records: impl IntoIterator<Item = &'a Service>) -> Vec<Service> {
     let mut state = State::new("me", "c");
     for record in records {
-        state.apply(record.clone(), now(10), true).unwrap();
+        state.apply(record.clone(), Author::Peer, now(10)).unwrap();
     }
-    state.snapshot().services().map(|service| Service::clone(service)).collect()
+    state
+        .snapshot()
+        .services()
+        .map(|service| Service::clone(service))
+        .collect()
 }
 
 proptest! {

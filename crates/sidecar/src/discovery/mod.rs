@@ -1,5 +1,7 @@
 //! What runs on this host. Every source speaks the same vocabulary; none knows of another.
 
+pub mod docker;
+
 use catalog::Service;
 
 /// Where an instance was found.
