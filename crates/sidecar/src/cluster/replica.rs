@@ -90,6 +90,15 @@ impl Replica {
         self.state.snapshot()
     }
 
+    /// What the start still waits for before the view of this host is complete.
+    pub fn awaited(&self) -> Vec<&'static str> {
+        let sources = self.awaited.iter().map(|source| match source {
+            SourceName::Docker => "docker listing",
+            SourceName::Static => "static file",
+        });
+        sources.chain((!self.joined).then_some("join")).collect()
+    }
+
     /// Takes in news from this host's own discovery and health.
     pub fn local(&mut self, update: LocalUpdate, now: Now) -> Effects {
         let mut effects = Effects::default();

@@ -200,3 +200,24 @@ pub fn markdown_table() -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's table is this one; `UPDATE_EXPECT=1 cargo test` writes it anew.
+    #[test]
+    fn the_readme_lists_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let begin = readme.find("<!-- settings:").unwrap();
+        let begin = begin + readme[begin..].find("-->\n").unwrap() + "-->\n".len();
+        let end = readme.find("<!-- end of settings -->").unwrap();
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            let updated = format!("{}{}{}", &readme[..begin], markdown_table(), &readme[end..]);
+            std::fs::write(path, updated).unwrap();
+            return;
+        }
+        assert_eq!(&readme[begin..end], markdown_table(), "run with UPDATE_EXPECT=1");
+    }
+}

@@ -55,3 +55,16 @@ pub enum SourceEvent {
 
 /// Where sources send their account; bounded, sources wait when health is behind.
 pub type SourceSender = tokio::sync::mpsc::Sender<(SourceName, SourceEvent)>;
+
+/// What the sources need to know of this host.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the Docker engine answers.
+    pub docker: docker::Endpoint,
+    /// The static file.
+    pub static_file: std::path::PathBuf,
+    /// Name of this host in records.
+    pub hostname: String,
+    /// Address of this host in records.
+    pub advertise_ip: std::net::IpAddr,
+}
