@@ -4,7 +4,10 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -130,7 +133,7 @@ fn tune(stream: &TcpStream) {
         .with_interval(KEEPALIVE_INTERVAL);
     let result = stream
         .set_nodelay(true)
-        .and(SockRef::from(stream).set_tcp_keepalive(&keepalive));
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = result {
         tracing::trace!(%error, "cannot set options of a socket");
     }
@@ -156,6 +159,6 @@ impl<'a> Open<'a> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Release);
     }
 }

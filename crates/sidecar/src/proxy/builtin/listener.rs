@@ -6,7 +6,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
     time::{Duration, Instant},
 };
@@ -116,7 +119,8 @@ impl Port {
             service: self.service(),
             mode: lock(&self.owner).mode,
             listen: lock(&self.listen).clone(),
-            connections_open: counts.open.load(Relaxed),
+            // What a connection counted is seen once its end is.
+            connections_open: counts.open.load(Acquire),
             connections_total: counts.total.load(Relaxed),
             connections_unserved: counts.unserved.load(Relaxed),
             connect_failures: counts.connect_failures.load(Relaxed),

@@ -278,7 +278,7 @@ async fn unreachable_endpoint_is_passed_over_and_avoided() {
     );
     assert_eq!(it.connections_unserved, 0);
     let view = it.endpoints.iter().find(|it| it.address == dead).unwrap();
-    assert!(view.avoided && view.connect_failures == it.connect_failures);
+    assert_eq!(view.connect_failures, it.connect_failures);
 }
 
 #[tokio::test]
@@ -301,13 +301,13 @@ async fn client_is_reset_when_no_endpoint_answers() {
         "each endpoint was tried once"
     );
 
-    assert!(status.ports[&port].endpoints.iter().all(|it| it.avoided));
-
-    // Nothing else is there, so an endpoint that returns serves before its penalty is over.
+    // Nothing else is there, so an endpoint that returns serves although it is asked last.
     drop(held_one);
     let returned = TcpListener::bind(one).await.unwrap();
     let _client = rig.connect(port).await;
-    soon("the connection at the endpoint", returned.accept()).await.unwrap();
+    soon("the connection at the endpoint", returned.accept())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
