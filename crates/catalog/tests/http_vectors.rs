@@ -3,6 +3,8 @@
 //!
 //! What the recording node stamped on its own account (`LastChanged`, `LastUpdated`) is taken from
 //! the recording; everything else is ours. `vectors/http/README.md` says how they were made.
+// The helpers of a test are part of it, though no attribute says so to the linter.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::BTreeMap,
