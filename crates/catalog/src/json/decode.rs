@@ -30,7 +30,7 @@ pub enum DecodeError {
 /// # Errors
 /// When the text is no JSON object, a field has another type, or validation fails.
 pub fn decode_service(bytes: &[u8]) -> Result<Service, DecodeError> {
-    service(&serde_json::from_slice(bytes)?)
+    service(&value(bytes)?)
 }
 
 /// Reads the records of a state document. Only the records count; the document's own names, stamps
@@ -39,7 +39,7 @@ pub fn decode_service(bytes: &[u8]) -> Result<Service, DecodeError> {
 /// # Errors
 /// When the document itself is no JSON object of servers.
 pub fn decode_state(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, DecodeError> {
-    let document: Value = serde_json::from_slice(bytes)?;
+    let document = value(bytes)?;
     let Some(servers) = lookup(object("state", &document)?, "Servers") else {
         return Ok(Vec::new());
     };
@@ -54,6 +54,12 @@ pub fn decode_state(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, D
         records.extend(services.values().map(service));
     }
     Ok(records)
+}
+
+/// Bytes that are no UTF-8 become U+FFFD, as in Go: one peer's odd label must not make a whole state
+/// document unreadable.
+fn value(bytes: &[u8]) -> Result<Value, DecodeError> {
+    Ok(serde_json::from_str(&String::from_utf8_lossy(bytes))?)
 }
 
 /// A field by exact name, else by name without regard to case; `null` counts as absent.
