@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, json};
+use catalog::{Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, json};
 use serde_json::Value;
 
 fn vector(path: &str) -> String {
@@ -45,7 +45,7 @@ fn merged(records: impl IntoIterator<Item = Service>) -> Snapshot {
         state.member_up(member, now);
     }
     for record in records {
-        state.apply(record, now, true).unwrap();
+        state.apply(record, Author::Peer, now).unwrap();
     }
     state.snapshot().clone()
 }
@@ -177,7 +177,7 @@ fn a_dead_host_reads_as_the_original_writes_it() {
     };
     let mut state = State::new("web-01", "lab");
     for record in records {
-        state.apply(record, now, true).unwrap();
+        state.apply(record, Author::Peer, now).unwrap();
     }
     assert_eq!(state.member_down("web-03", now).len(), 2);
     let document = serde_json::from_str(&recorded).unwrap();
@@ -377,11 +377,11 @@ fn a_record_past_its_life_is_left_out_of_the_replica() {
         state
             .apply(
                 record,
+                Author::Peer,
                 Now {
                     wall,
                     monotonic: start,
                 },
-                true,
             )
             .unwrap();
     }

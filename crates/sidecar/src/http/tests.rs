@@ -7,7 +7,7 @@ mod watching;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::http::{Request, request::Parts};
-use catalog::{HostRecords, Now, Service, Snapshot, State, Timestamp, json};
+use catalog::{Author, HostRecords, Now, Service, Snapshot, State, Timestamp, json};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,7 +37,7 @@ fn merged(records: Vec<Service>) -> Snapshot {
         state.member_up(member, now);
     }
     for record in records {
-        state.apply(record, now, true).unwrap();
+        state.apply(record, Author::Peer, now).unwrap();
     }
     state.snapshot().clone()
 }
