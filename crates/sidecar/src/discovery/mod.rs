@@ -1,5 +1,8 @@
 //! What runs on this host. Every source speaks the same vocabulary; none knows of another.
 
+pub mod docker;
+pub mod static_file;
+
 use catalog::Service;
 
 /// Where an instance was found.
