@@ -1,6 +1,10 @@
 //! What runs on this host. Every source speaks the same vocabulary; none knows of another.
 
 pub mod docker;
+pub mod static_file;
+mod supervise;
+
+pub use supervise::{present, run};
 
 use catalog::Service;
 
