@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, json};
+use catalog::{
+    Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, json,
+};
 use serde_json::Value;
 
 fn vector(path: &str) -> String {

@@ -32,7 +32,7 @@ use crate::{
         bind_address::{self, BindAddress},
         resolver::Resolver,
     },
-    proxy::{PlaneStatus, builtin},
+    proxy::builtin::{self, PlaneStatus},
     routes::Routes,
 };
 
@@ -106,10 +106,12 @@ impl Agent {
             &config.node_name,
             &config.cluster_name,
         )));
-        let (gossip, gossip_events) =
-            memberlist::start(self.gossip_config()?, Arc::new(Replicated(snapshot.clone())))
-                .await
-                .context("gossip cannot start; is another agent running on this host?")?;
+        let (gossip, gossip_events) = memberlist::start(
+            self.gossip_config()?,
+            Arc::new(Replicated(snapshot.clone())),
+        )
+        .await
+        .context("gossip cannot start; is another agent running on this host?")?;
         info!(address = %gossip.local_addr(), advertise = %self.advertise, "gossip is up");
 
         let sources = self.sources().await;
@@ -122,11 +124,20 @@ impl Agent {
         let (drain, drain_inputs) = mpsc::channel(64);
         let (awaited, awaited_parts) = watch::channel(vec!["start"]);
         let counters = Arc::new(Counters::default());
-        let mut replica =
-            Replica::new(&config.node_name, &config.cluster_name, sources, registry::now());
+        let mut replica = Replica::new(
+            &config.node_name,
+            &config.cluster_name,
+            sources,
+            registry::now(),
+        );
         replica.member_up(&config.node_name, registry::now());
-        let registry =
-            Registry::new(replica, gossip.clone(), snapshots, awaited, counters.clone());
+        let registry = Registry::new(
+            replica,
+            gossip.clone(),
+            snapshots,
+            awaited,
+            counters.clone(),
+        );
         let inputs = Inputs {
             local,
             gossip: gossip_events,
@@ -138,8 +149,12 @@ impl Agent {
 
         let routes = self.start_routes(snapshot.clone());
         let plane = self.start_proxy(routes.clone()).await;
-        let metrics =
-            Metrics { snapshot: snapshot.clone(), gossip: gossip.clone(), counters, plane };
+        let metrics = Metrics {
+            snapshot: snapshot.clone(),
+            gossip: gossip.clone(),
+            counters,
+            plane,
+        };
         self.start_http(Api {
             snapshots: snapshot,
             routes,
@@ -229,7 +244,13 @@ impl Agent {
             timeout: CHECK_TIMEOUT,
         };
         let shutdown = self.shutdown.clone();
-        self.tasks.spawn(health::run(config, self.resolver.clone(), found, updates, shutdown));
+        self.tasks.spawn(health::run(
+            config,
+            self.resolver.clone(),
+            found,
+            updates,
+            shutdown,
+        ));
     }
 
     /// Computes routes once per change, for all data planes.
@@ -279,7 +300,12 @@ impl Agent {
                         info!(address = %ip, "services are reached at this address, added to lo");
                         *ip
                     }
-                    BindAddress::Fallback { wanted, used, reason, remedy } => {
+                    BindAddress::Fallback {
+                        wanted,
+                        used,
+                        reason,
+                        remedy,
+                    } => {
                         warn!(
                             %wanted, serving_on = %used, reason, remedy,
                             "no interface has the bind address and it cannot be added"
@@ -287,7 +313,8 @@ impl Agent {
                         *used
                     }
                 };
-                self.tasks.spawn(builtin::run(used, routes, status, self.shutdown.clone()));
+                self.tasks
+                    .spawn(builtin::run(used, routes, status, self.shutdown.clone()));
             }
         }
         receiver
@@ -297,7 +324,9 @@ impl Agent {
         let address = self.config.http_bind;
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
-            let Some(listener) = bind_http(address, &shutdown).await else { return };
+            let Some(listener) = bind_http(address, &shutdown).await else {
+                return;
+            };
             info!(%address, "API and page are up");
             http::serve(listener, api, shutdown).await;
         });
@@ -330,7 +359,10 @@ impl Agent {
         gossip.leave(LEAVE_TIMEOUT).await;
         self.shutdown.cancel();
         self.tasks.close();
-        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
+            .await
+            .is_err()
+        {
             warn!("some connections were still open at the end of the drain time");
         }
         gossip.shutdown().await;

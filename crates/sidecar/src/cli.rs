@@ -82,7 +82,10 @@ impl AgentFlags {
         put("cluster-name", self.cluster_name.iter().cloned().collect());
         put("discover", self.discover.clone());
         put("bind-ip", self.bind_ip.iter().cloned().collect());
-        put("logging-level", self.logging_level.iter().cloned().collect());
+        put(
+            "logging-level",
+            self.logging_level.iter().cloned().collect(),
+        );
         flags
     }
 
@@ -99,7 +102,10 @@ impl AgentFlags {
 }
 
 fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]

@@ -29,9 +29,14 @@ pub fn start(level: Level, format: LogFormat) {
         .with_target("sidecar", level)
         .with_target("memberlist", level);
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(Lines { json: format == LogFormat::Json })
+        .event_format(Lines {
+            json: format == LogFormat::Json,
+        })
         .with_writer(std::io::stderr);
-    let started = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let started = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init();
     if started.is_err() {
         tracing::debug!("log output was already set up");
     }
@@ -116,7 +121,12 @@ fn text_line(time: &str, level: &str, fields: &Fields) -> String {
 fn json_line(time: &str, level: &str, fields: &Fields) -> String {
     let mut line = String::from("{\"level\":");
     let mut pairs = vec![("level", level), ("msg", &fields.message), ("time", time)];
-    pairs.extend(fields.rest.iter().map(|(name, value)| (*name, value.as_str())));
+    pairs.extend(
+        fields
+            .rest
+            .iter()
+            .map(|(name, value)| (*name, value.as_str())),
+    );
     for (index, (name, value)) in pairs.iter().enumerate() {
         if index > 0 {
             line.push(',');
@@ -136,7 +146,10 @@ mod tests {
     fn fields() -> Fields {
         Fields {
             message: "joined \"x\"".to_owned(),
-            rest: vec![("peer", "10.0.0.1:7946".to_owned()), ("why", "no answer".to_owned())],
+            rest: vec![
+                ("peer", "10.0.0.1:7946".to_owned()),
+                ("why", "no answer".to_owned()),
+            ],
         }
     }
 

@@ -41,7 +41,9 @@ fn main() -> ExitCode {
 fn run_agent(cli: &Cli) -> anyhow::Result<()> {
     let config = resolve(cli)?;
     logging::start(config.log_level, config.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(agent::run(config));
     // Anything that still blocks must not hold up the exit.
     runtime.shutdown_background();
@@ -49,7 +51,10 @@ fn run_agent(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn run(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(task)
 }
 
 fn resolve(cli: &Cli) -> anyhow::Result<sidecar::config::Config> {
@@ -59,7 +64,10 @@ fn resolve(cli: &Cli) -> anyhow::Result<sidecar::config::Config> {
     })
 }
 
-#[expect(clippy::print_stdout, reason = "printing is what the subcommand is for")]
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
 fn print_config(cli: &Cli) -> anyhow::Result<()> {
     let config = resolve(cli)?;
     for line in config.lines() {
@@ -71,7 +79,10 @@ fn print_config(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "the log may not be set up when a fatal error ends the start")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may not be set up when a fatal error ends the start"
+)]
 fn print_error(text: &str) {
     eprintln!("sidecar: {text}");
 }

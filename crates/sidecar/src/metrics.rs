@@ -37,7 +37,9 @@ impl Text {
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        self.0.write_fmt(line).expect("invariant: writing to a String cannot fail");
+        self.0
+            .write_fmt(line)
+            .expect("invariant: writing to a String cannot fail");
         self.0.push('\n');
     }
 
@@ -49,7 +51,10 @@ impl Text {
 
 /// A label value, escaped.
 fn label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 impl Metrics {
@@ -82,7 +87,12 @@ impl Metrics {
             text.line(format_args!("{name}{{status=\"{status}\"}} {count}"));
         }
         let members = u64::try_from(snapshot.members.len()).unwrap_or(u64::MAX);
-        text.single("sidecar_members", "gauge", "Members not known dead, self included.", members);
+        text.single(
+            "sidecar_members",
+            "gauge",
+            "Members not known dead, self included.",
+            members,
+        );
         text.single(
             "sidecar_catalog_snapshots_total",
             "counter",
@@ -94,10 +104,26 @@ impl Metrics {
     fn registry(&self, text: &mut Text) {
         let counters = &self.counters;
         for (name, help, counter) in [
-            ("received", "Records received from peers.", &counters.records_received),
-            ("undecodable", "Records that could not be read.", &counters.records_undecodable),
-            ("rejected", "Records refused for their stamp.", &counters.records_rejected),
-            ("broadcast", "Records sent, own and passed on.", &counters.records_broadcast),
+            (
+                "received",
+                "Records received from peers.",
+                &counters.records_received,
+            ),
+            (
+                "undecodable",
+                "Records that could not be read.",
+                &counters.records_undecodable,
+            ),
+            (
+                "rejected",
+                "Records refused for their stamp.",
+                &counters.records_rejected,
+            ),
+            (
+                "broadcast",
+                "Records sent, own and passed on.",
+                &counters.records_broadcast,
+            ),
         ] {
             let name = format!("sidecar_records_{name}_total");
             text.single(&name, "counter", help, counter.load(Ordering::Relaxed));
@@ -114,28 +140,45 @@ impl Metrics {
         let plane = self.plane.borrow().clone();
         type Read = fn(&crate::proxy::builtin::PortStatus) -> u64;
         let families: [(&str, &str, &str, Read); 7] = [
-            ("listening", "gauge", "Whether the ServicePort is open here.", |port| {
-                u64::from(port.listen == ListenState::Listening)
+            (
+                "listening",
+                "gauge",
+                "Whether the ServicePort is open here.",
+                |port| u64::from(port.listen == ListenState::Listening),
+            ),
+            ("connections_open", "gauge", "Connections open.", |port| {
+                port.connections_open
             }),
-            ("connections_open", "gauge", "Connections open.", |port| port.connections_open),
-            ("connections_total", "counter", "Connections accepted.", |port| {
-                port.connections_total
-            }),
+            (
+                "connections_total",
+                "counter",
+                "Connections accepted.",
+                |port| port.connections_total,
+            ),
             (
                 "connections_unserved_total",
                 "counter",
                 "Connections for which no endpoint answered.",
                 |port| port.connections_unserved,
             ),
-            ("connect_failures_total", "counter", "Failed connects to endpoints.", |port| {
-                port.connect_failures
-            }),
-            ("to_endpoints_bytes_total", "counter", "Bytes from clients to endpoints.", |port| {
-                port.to_endpoints_bytes
-            }),
-            ("to_clients_bytes_total", "counter", "Bytes from endpoints to clients.", |port| {
-                port.to_clients_bytes
-            }),
+            (
+                "connect_failures_total",
+                "counter",
+                "Failed connects to endpoints.",
+                |port| port.connect_failures,
+            ),
+            (
+                "to_endpoints_bytes_total",
+                "counter",
+                "Bytes from clients to endpoints.",
+                |port| port.to_endpoints_bytes,
+            ),
+            (
+                "to_clients_bytes_total",
+                "counter",
+                "Bytes from endpoints to clients.",
+                |port| port.to_clients_bytes,
+            ),
         ];
         for (name, kind, help, read) in families {
             let name = format!("sidecar_proxy_{name}");

@@ -12,8 +12,11 @@
 //! decides the same from the same records. A real port may differ between instances, and an
 //! instance may offer one ServicePort at several addresses.
 
+pub mod report;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -94,6 +97,28 @@ type Seniority<'a> = (Timestamp, &'a str, &'a str);
 
 fn seniority(service: &Service) -> Seniority<'_> {
     (service.created, &service.hostname, &service.id)
+}
+
+impl fmt::Display for ExclusionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortOwnedBy(owner) => {
+                write!(
+                    f,
+                    "the ServicePort belongs to {owner}, which was there first"
+                )
+            }
+            Self::UnknownMode(mode) => {
+                write!(f, "its ProxyMode {mode:?} is none of http, tcp, ws")
+            }
+            Self::ModeDiffers(mode) => {
+                let mode = mode.as_str();
+                write!(f, "the service is routed as {mode}, it asks for another")
+            }
+            Self::NoAddress(text) => write!(f, "the IP of its port, {text:?}, is no address"),
+            Self::NoPort => f.write_str("its real port is 0"),
+        }
+    }
 }
 
 impl Routes {

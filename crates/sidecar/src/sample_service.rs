@@ -51,7 +51,10 @@ async fn set_health(
     match StatusCode::from_u16(new.status) {
         Ok(_) => {
             health.store(new.status, Ordering::Relaxed);
-            (StatusCode::OK, format!("health checks now answer {}\n", new.status))
+            (
+                StatusCode::OK,
+                format!("health checks now answer {}\n", new.status),
+            )
         }
         Err(_) => {
             let text = format!("status={} is not usable: expected 100 to 999\n", new.status);

@@ -19,17 +19,27 @@ pub struct Throttle {
 impl Throttle {
     /// One pass per key and `every`.
     pub fn new(every: Duration) -> Self {
-        Self { every, last: HashMap::new() }
+        Self {
+            every,
+            last: HashMap::new(),
+        }
     }
 
     /// Whether to speak about `key` now.
     pub fn allows(&mut self, key: &str, now: Instant) -> bool {
-        if self.last.get(key).is_some_and(|last| now.saturating_duration_since(*last) < self.every)
+        if self
+            .last
+            .get(key)
+            .is_some_and(|last| now.saturating_duration_since(*last) < self.every)
         {
             return false;
         }
         if self.last.len() >= KEYS_MAX {
-            let oldest = self.last.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
+            let oldest = self
+                .last
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(key, _)| key.clone());
             oldest.map(|oldest| self.last.remove(&oldest));
         }
         self.last.insert(key.to_owned(), now);

@@ -30,7 +30,13 @@ pub async fn run(
     first_attempt: impl AsyncFnOnce(),
     shutdown: CancellationToken,
 ) {
-    let mut joiner = Joiner { seeds, gossip, own_address, resolver, troubles: BTreeMap::new() };
+    let mut joiner = Joiner {
+        seeds,
+        gossip,
+        own_address,
+        resolver,
+        troubles: BTreeMap::new(),
+    };
     joiner.attempt().await;
     first_attempt().await;
     let mut pause = PAUSE_MIN;
@@ -43,7 +49,11 @@ pub async fn run(
         let complete = joiner.attempt().await;
         let alone = joiner.gossip.members().len() <= 1;
         let longest = if alone { PAUSE_ALONE_MAX } else { PAUSE_MAX };
-        pause = if complete { longest } else { (pause * 2).min(longest) };
+        pause = if complete {
+            longest
+        } else {
+            (pause * 2).min(longest)
+        };
     }
 }
 
@@ -96,10 +106,17 @@ impl Joiner {
     fn report(&mut self, troubles: BTreeMap<String, String>) {
         for (seed, reason) in &troubles {
             if self.troubles.get(seed) != Some(reason) {
-                warn!(seed, reason, "seed cannot be joined; retrying in the background");
+                warn!(
+                    seed,
+                    reason, "seed cannot be joined; retrying in the background"
+                );
             }
         }
-        for seed in self.troubles.keys().filter(|seed| !troubles.contains_key(*seed)) {
+        for seed in self
+            .troubles
+            .keys()
+            .filter(|seed| !troubles.contains_key(*seed))
+        {
             debug!(seed, "seed is fine again");
         }
         self.troubles = troubles;

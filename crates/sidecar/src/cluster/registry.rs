@@ -99,7 +99,14 @@ impl Registry {
         counters: Arc<Counters>,
     ) -> Self {
         let complaints = Throttle::new(COMPLAIN_EVERY);
-        Self { replica, gossip, snapshots, awaited, counters, complaints }
+        Self {
+            replica,
+            gossip,
+            snapshots,
+            awaited,
+            counters,
+            complaints,
+        }
     }
 
     /// Applies inputs until every sender of commands is gone.
@@ -108,7 +115,9 @@ impl Registry {
         while let Some(input) = inputs.next(self.replica.next_deadline()).await {
             self.handle(input);
             for _ in 1..BATCH_MAX {
-                let Some(input) = inputs.try_next() else { break };
+                let Some(input) = inputs.try_next() else {
+                    break;
+                };
                 self.handle(input);
             }
             self.publish();
@@ -124,7 +133,10 @@ impl Registry {
             Input::Command(Command::Joined) => self.replica.joined(now),
             Input::Command(Command::Farewell(done)) => {
                 let effects = self.replica.farewell(now);
-                info!(services = effects.broadcasts.len(), "said goodbye for own services");
+                info!(
+                    services = effects.broadcasts.len(),
+                    "said goodbye for own services"
+                );
                 // Nobody waits any more when the agent was told to exit at once.
                 let _ = done.send(());
                 effects
@@ -162,8 +174,15 @@ impl Registry {
                 info!(node = member.name, state = ?member.state, "member is gone");
                 self.replica.member_down(&member.name, now)
             }
-            memberlist::Event::Conflict { name, existing, claimed } => {
-                if self.complaints.allows(&format!("conflict {name}"), now.monotonic) {
+            memberlist::Event::Conflict {
+                name,
+                existing,
+                claimed,
+            } => {
+                if self
+                    .complaints
+                    .allows(&format!("conflict {name}"), now.monotonic)
+                {
                     warn!(
                         node = name,
                         %existing,
@@ -221,7 +240,10 @@ impl Registry {
     fn undecodable(&mut self, what: &str, error: &json::DecodeError, now: Now) {
         add(&self.counters.records_undecodable, 1);
         let reason = error.to_string();
-        if self.complaints.allows(&format!("{what} {reason}"), now.monotonic) {
+        if self
+            .complaints
+            .allows(&format!("{what} {reason}"), now.monotonic)
+        {
             warn!(reason, "dropped a peer's {what} that cannot be read");
         }
     }
@@ -231,7 +253,10 @@ impl Registry {
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
         for record in effects.broadcasts {
-            self.gossip.broadcast(Some(key(&record)), Bytes::from(json::encode_service(&record)));
+            self.gossip.broadcast(
+                Some(key(&record)),
+                Bytes::from(json::encode_service(&record)),
+            );
         }
         for change in effects.changes {
             let service = &change.service;
@@ -245,12 +270,18 @@ impl Registry {
             );
         }
         for (record, why) in effects.rejected {
-            if self.complaints.allows(&format!("stamp {}", record.hostname), now.monotonic) {
+            if self
+                .complaints
+                .allows(&format!("stamp {}", record.hostname), now.monotonic)
+            {
                 warn!(host = record.hostname, instance = record.id, %why, "refused a record");
             }
         }
         for record in effects.foreign {
-            if self.complaints.allows(&format!("foreign {}", record.id), now.monotonic) {
+            if self
+                .complaints
+                .allows(&format!("foreign {}", record.id), now.monotonic)
+            {
                 warn!(
                     service = record.name,
                     instance = record.id,
@@ -316,5 +347,8 @@ fn key(record: &Service) -> String {
 
 /// Both clocks, read together.
 pub fn now() -> Now {
-    Now { wall: SystemTime::now().into(), monotonic: Instant::now() }
+    Now {
+        wall: SystemTime::now().into(),
+        monotonic: Instant::now(),
+    }
 }

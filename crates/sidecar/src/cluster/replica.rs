@@ -106,12 +106,23 @@ impl Replica {
             LocalUpdate::Present { service, checked } => {
                 let key = key_of(&service);
                 let refresh_at = now.monotonic + refresh_interval(&service.id);
-                self.own.insert(key.clone(), Own { service, checked, refresh_at });
+                self.own.insert(
+                    key.clone(),
+                    Own {
+                        service,
+                        checked,
+                        refresh_at,
+                    },
+                );
                 self.announce(&key, false, now, &mut effects);
             }
             LocalUpdate::Gone { id } => {
-                let gone: Vec<Key> =
-                    self.own.keys().filter(|(_, own_id)| *own_id == id).cloned().collect();
+                let gone: Vec<Key> = self
+                    .own
+                    .keys()
+                    .filter(|(_, own_id)| *own_id == id)
+                    .cloned()
+                    .collect();
                 for key in gone {
                     self.own.remove(&key);
                     self.draining.remove(&key);
@@ -159,12 +170,18 @@ impl Replica {
 
     /// A member joined or returned.
     pub fn member_up(&mut self, name: &str, now: Now) -> Effects {
-        Effects { changes: self.state.member_up(name, now), ..Effects::default() }
+        Effects {
+            changes: self.state.member_up(name, now),
+            ..Effects::default()
+        }
     }
 
     /// A member died or left.
     pub fn member_down(&mut self, name: &str, now: Now) -> Effects {
-        Effects { changes: self.state.member_down(name, now), ..Effects::default() }
+        Effects {
+            changes: self.state.member_down(name, now),
+            ..Effects::default()
+        }
     }
 
     /// Marks an instance of this host as draining; returns its service name, or `None` when no such
@@ -183,8 +200,10 @@ impl Replica {
 
     /// Lets time pass: refreshes what is due, expires what was not refreshed.
     pub fn tick(&mut self, now: Now) -> Effects {
-        let mut effects =
-            Effects { changes: self.state.expire(now), ..Effects::default() };
+        let mut effects = Effects {
+            changes: self.state.expire(now),
+            ..Effects::default()
+        };
         let due: Vec<Key> = self
             .own
             .iter()
@@ -203,7 +222,10 @@ impl Replica {
     /// When [`Replica::tick`] next has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let refresh = self.own.values().map(|own| own.refresh_at).min();
-        [refresh, self.state.next_expiry()].into_iter().flatten().min()
+        [refresh, self.state.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Declares everything this host announces gone, for good.
@@ -224,7 +246,11 @@ impl Replica {
     /// Tells the cluster how an own instance is, when that is news or `refresh` asks for it.
     fn announce(&mut self, key: &Key, refresh: bool, now: Now, effects: &mut Effects) {
         let Some(own) = self.own.get(key) else { return };
-        let held = self.state.record(&key.0, &key.1).filter(|held| !held.is_tombstone()).cloned();
+        let held = self
+            .state
+            .record(&key.0, &key.1)
+            .filter(|held| !held.is_tombstone())
+            .cloned();
         if !own.checked {
             // Nobody has asked the instance yet. What the cluster last knew stands until then, so
             // that a restarted agent takes nothing out of service; and before the first join we do
@@ -232,7 +258,10 @@ impl Replica {
             if held.is_none() && !self.joined {
                 return;
             }
-            if held.as_ref().is_some_and(|held| held.status == Status::Draining) {
+            if held
+                .as_ref()
+                .is_some_and(|held| held.status == Status::Draining)
+            {
                 self.draining.insert(key.clone());
             }
         }
@@ -242,7 +271,10 @@ impl Replica {
             (Some(held), false) => held.status,
             (None, false) => Status::Unknown,
         };
-        let record = Service { status, ..own.service.clone() };
+        let record = Service {
+            status,
+            ..own.service.clone()
+        };
         let news = held.is_none_or(|held| held.differs_materially(&record));
         if news || refresh {
             self.publish(record, now, Timestamp::EPOCH, effects);
@@ -250,13 +282,7 @@ impl Replica {
     }
 
     /// Stamps an own record, applies and broadcasts it.
-    fn publish(
-        &mut self,
-        record: Service,
-        now: Now,
-        newer_than: Timestamp,
-        effects: &mut Effects,
-    ) {
+    fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
         let updated = self.stamp(now, newer_than.next());
         let record = Service { updated, ..record };
         match self.state.apply(record.clone(), Author::Own, now) {
@@ -271,9 +297,16 @@ impl Replica {
 
     /// Replaces what the state holds by a tombstone of ours.
     fn bury(&mut self, key: &Key, now: Now, effects: &mut Effects) {
-        let held = self.state.record(&key.0, &key.1).filter(|held| !held.is_tombstone()).cloned();
+        let held = self
+            .state
+            .record(&key.0, &key.1)
+            .filter(|held| !held.is_tombstone())
+            .cloned();
         if let Some(held) = held {
-            let tombstone = Service { status: Status::Tombstone, ..Service::clone(&held) };
+            let tombstone = Service {
+                status: Status::Tombstone,
+                ..Service::clone(&held)
+            };
             self.publish(tombstone, now, held.updated, effects);
         }
     }
@@ -342,7 +375,10 @@ impl Replica {
         now: Now,
         effects: &mut Effects,
     ) {
-        let buried = self.state.record(&key.0, &key.1).is_some_and(|held| held.is_tombstone());
+        let buried = self
+            .state
+            .record(&key.0, &key.1)
+            .is_some_and(|held| held.is_tombstone());
         let ghost = !record.is_tombstone() && (buried || record.updated < self.started);
         if !record.is_tombstone() && !ghost && self.settled() {
             effects.foreign.push(record.clone());
@@ -373,7 +409,9 @@ fn key_of(service: &Service) -> Key {
 
 /// [`REFRESH_EVERY`] less a part of [`REFRESH_SPREAD`] that depends on the ID alone.
 fn refresh_interval(id: &str) -> Duration {
-    let spread = id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let spread = id.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    });
     REFRESH_EVERY - REFRESH_SPREAD.mul_f64(f64::from(spread % 1000) / 1000.0)
 }
 

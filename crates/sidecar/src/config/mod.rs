@@ -174,9 +174,11 @@ impl Config {
         let bind_port = u16::try_from(bind_port).unwrap_or_default();
         let gossip_ip = reader.ip("SIDECAR_GOSSIP_BIND_IP");
         let config = Self {
-            seeds: reader.list("SIDECAR_SEEDS", "HOST, HOST:PORT, IP or [IPv6]:PORT", |text| {
-                parse_seed(text, bind_port)
-            }),
+            seeds: reader.list(
+                "SIDECAR_SEEDS",
+                "HOST, HOST:PORT, IP or [IPv6]:PORT",
+                |text| parse_seed(text, bind_port),
+            ),
             cluster_name: reader.text("SIDECAR_CLUSTER_NAME"),
             node_name: reader.node_name(hostname),
             advertise_ip: reader.optional_ip("SIDECAR_ADVERTISE_IP"),
@@ -230,7 +232,10 @@ impl Config {
         if !reader.errors.is_empty() {
             return Err(reader.errors);
         }
-        Ok(Self { settings: reader.settings, ..config })
+        Ok(Self {
+            settings: reader.settings,
+            ..config
+        })
     }
 }
 
@@ -245,21 +250,36 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(flags: &'a Flags, environment: &'a BTreeMap<String, String>) -> Self {
-        Self { flags, environment, settings: Vec::new(), errors: Vec::new() }
+        Self {
+            flags,
+            environment,
+            settings: Vec::new(),
+            errors: Vec::new(),
+        }
     }
 
     /// The text in force, and the name under which it was given.
     fn take(&mut self, name: &'static str) -> (String, String) {
         let variable = find(name).expect("invariant: every name asked for is in the table");
-        let flag = variable.flag.and_then(|flag| Some((flag, self.flags.get(flag)?)));
+        let flag = variable
+            .flag
+            .and_then(|flag| Some((flag, self.flags.get(flag)?)));
         let (value, given_as, origin) = if let Some((flag, values)) = flag {
             (values.join(","), format!("--{flag}"), Origin::Flag(flag))
         } else if let Some((name, value)) = self.variable(variable) {
             (value, name.to_owned(), Origin::Variable(name.to_owned()))
         } else {
-            (variable.default.to_owned(), name.to_owned(), Origin::Default)
+            (
+                variable.default.to_owned(),
+                name.to_owned(),
+                Origin::Default,
+            )
         };
-        self.settings.push(Setting { name, value: value.clone(), origin });
+        self.settings.push(Setting {
+            name,
+            value: value.clone(),
+            origin,
+        });
         (value, given_as)
     }
 
@@ -277,7 +297,11 @@ impl<'a> Reader<'a> {
     }
 
     fn wrong(&mut self, name: String, value: &str, expected: impl Into<String>) {
-        self.errors.push(ConfigError { name, value: value.to_owned(), expected: expected.into() });
+        self.errors.push(ConfigError {
+            name,
+            value: value.to_owned(),
+            expected: expected.into(),
+        });
     }
 
     fn text(&mut self, name: &'static str) -> String {
@@ -311,7 +335,9 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> u64 {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        self.parsed(name, &expected, |text| parse_int(text).filter(|it| range.contains(it)))
+        self.parsed(name, &expected, |text| {
+            parse_int(text).filter(|it| range.contains(it))
+        })
     }
 
     fn duration(&mut self, name: &'static str, least: Duration) -> Duration {
@@ -320,7 +346,9 @@ impl<'a> Reader<'a> {
         } else {
             "a duration of at least 1ms such as 200ms or 1s"
         };
-        self.parsed(name, expected, |text| parse_duration(text).filter(|it| *it >= least))
+        self.parsed(name, expected, |text| {
+            parse_duration(text).filter(|it| *it >= least)
+        })
     }
 
     fn list<T>(
@@ -349,7 +377,10 @@ impl<'a> Reader<'a> {
         });
         chosen.dedup();
         match self.settings.last() {
-            Some(Setting { origin: Origin::Default, .. }) => Discovery::Automatic,
+            Some(Setting {
+                origin: Origin::Default,
+                ..
+            }) => Discovery::Automatic,
             _ => Discovery::Chosen(chosen),
         }
     }
@@ -358,7 +389,9 @@ impl<'a> Reader<'a> {
     fn proxy(&mut self) -> ProxyKind {
         let kind = self.parsed("SIDECAR_PROXY", "builtin or none", parse_proxy);
         let disable = self.environment.get("HAPROXY_DISABLE").map(String::as_str);
-        let Some(setting) = self.settings.last_mut() else { return kind };
+        let Some(setting) = self.settings.last_mut() else {
+            return kind;
+        };
         match disable.map(|value| (value, parse_bool(value))) {
             Some((value, None)) => {
                 let value = value.to_owned();
@@ -378,7 +411,11 @@ impl<'a> Reader<'a> {
         let (value, given_as) = self.take("SIDECAR_NODE_NAME");
         let name = if value.is_empty() { hostname } else { &value };
         if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
-            self.wrong(given_as, name, "a name of 1 to 255 bytes without control characters");
+            self.wrong(
+                given_as,
+                name,
+                "a name of 1 to 255 bytes without control characters",
+            );
         }
         if let Some(setting) = self.settings.last_mut() {
             setting.value = name.to_owned();
@@ -389,19 +426,30 @@ impl<'a> Reader<'a> {
 
 fn parse_seed(text: &str, default_port: u16) -> Option<Seed> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(Seed { host: address.ip().to_string(), port: address.port() });
+        return Some(Seed {
+            host: address.ip().to_string(),
+            port: address.port(),
+        });
     }
-    let bare = text.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(text);
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'))
+        .unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Some(Seed { host: ip.to_string(), port: default_port });
+        return Some(Seed {
+            host: ip.to_string(),
+            port: default_port,
+        });
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
         None => (text, default_port),
     };
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    (!host.is_empty() && host.len() <= 253 && host.chars().all(is_name))
-        .then(|| Seed { host: host.to_owned(), port })
+    (!host.is_empty() && host.len() <= 253 && host.chars().all(is_name)).then(|| Seed {
+        host: host.to_owned(),
+        port,
+    })
 }
 
 fn parse_proxy(text: &str) -> Option<ProxyKind> {
@@ -413,8 +461,10 @@ fn parse_proxy(text: &str) -> Option<ProxyKind> {
 }
 
 fn parse_versions(text: &str) -> Option<[u8; 3]> {
-    let numbers: Vec<u8> =
-        parse_list(text).iter().map(|item| item.parse().ok()).collect::<Option<_>>()?;
+    let numbers: Vec<u8> = parse_list(text)
+        .iter()
+        .map(|item| item.parse().ok())
+        .collect::<Option<_>>()?;
     let versions: [u8; 3] = numbers.try_into().ok()?;
     let [min, max, current] = versions;
     (min <= current && current <= max).then_some(versions)
@@ -436,12 +486,16 @@ fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for name in environment.keys() {
         if NOT_YET.contains(&name.as_str()) {
-            warnings.push(format!("{name} is set, but this version does not act on it"));
+            warnings.push(format!(
+                "{name} is set, but this version does not act on it"
+            ));
         } else if name.starts_with("SIDECAR_")
             && !VARIABLES.iter().any(|variable| variable.name == name)
             && !WITHOUT_EFFECT.iter().any(|(known, _)| known == name)
         {
-            warnings.push(format!("{name} is set, but no setting has that name; see --help"));
+            warnings.push(format!(
+                "{name} is set, but no setting has that name; see --help"
+            ));
         }
     }
     if environment.contains_key("BIND_IP")

@@ -16,7 +16,10 @@ impl Config {
                 Origin::Variable(name) => format!("environment, {name}"),
                 Origin::Flag(flag) => format!("--{flag}"),
             };
-            lines.push(format!("  * {}: {} ({origin})", setting.name, setting.value));
+            lines.push(format!(
+                "  * {}: {} ({origin})",
+                setting.name, setting.value
+            ));
         }
         lines.push("-".repeat(WIDTH));
         lines

@@ -1,7 +1,10 @@
 use super::*;
 
 fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 fn resolve(pairs: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
@@ -18,7 +21,10 @@ fn defaults_are_the_originals() {
     assert_eq!(config.bind_ip, "192.168.168.168".parse::<IpAddr>().unwrap());
     assert_eq!(config.discovery, Discovery::Automatic);
     assert_eq!(config.push_pull_interval, Duration::from_secs(20));
-    assert_eq!((config.gossip_messages, config.proxy), (15, ProxyKind::Builtin));
+    assert_eq!(
+        (config.gossip_messages, config.proxy),
+        (15, ProxyKind::Builtin)
+    );
     assert!(config.warnings.is_empty());
     assert_eq!(config.settings.len(), VARIABLES.len());
 }
@@ -26,11 +32,16 @@ fn defaults_are_the_originals() {
 #[test]
 fn flags_beat_variables_and_replace_lists() {
     let flags = Flags::from([
-        ("cluster-ip", vec!["10.0.0.1".to_owned(), "seed.example:7000".to_owned()]),
+        (
+            "cluster-ip",
+            vec!["10.0.0.1".to_owned(), "seed.example:7000".to_owned()],
+        ),
         ("cluster-name", vec!["flagged".to_owned()]),
     ]);
-    let environment =
-        environment(&[("SIDECAR_SEEDS", "10.9.9.9"), ("SIDECAR_CLUSTER_NAME", "variable")]);
+    let environment = environment(&[
+        ("SIDECAR_SEEDS", "10.9.9.9"),
+        ("SIDECAR_CLUSTER_NAME", "variable"),
+    ]);
     let config = Config::resolve(&flags, &environment, "box").unwrap();
     let seeds: Vec<String> = config.seeds.iter().map(ToString::to_string).collect();
     assert_eq!(seeds, ["10.0.0.1:7946", "seed.example:7000"]);
@@ -61,13 +72,23 @@ fn all_problems_are_reported_at_once() {
     ] {
         assert!(named.contains(&name), "{name} missing in {named:?}");
     }
-    let text = errors.iter().find(|it| it.name == "SIDECAR_PROXY").unwrap().to_string();
-    assert_eq!(text, r#"SIDECAR_PROXY="nginx" is not usable: expected builtin or none"#);
+    let text = errors
+        .iter()
+        .find(|it| it.name == "SIDECAR_PROXY")
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        text,
+        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin or none"#
+    );
 }
 
 #[test]
 fn bind_address_falls_back_to_the_original_names() {
-    for (name, value) in [("HAPROXY_BIND_IP", "10.1.1.1"), ("ENVOY_BIND_IP", "10.1.1.2")] {
+    for (name, value) in [
+        ("HAPROXY_BIND_IP", "10.1.1.1"),
+        ("ENVOY_BIND_IP", "10.1.1.2"),
+    ] {
         let config = resolve(&[(name, value), ("BIND_IP", "10.1.1.9")]).unwrap();
         assert_eq!(config.bind_ip.to_string(), value);
     }
@@ -100,8 +121,11 @@ fn set_but_empty_discovery_is_a_consumer_and_an_empty_cluster_name_is_kept() {
 
 #[test]
 fn blank_separated_lists_work_as_in_old_compose_files() {
-    let config =
-        resolve(&[("SIDECAR_DISCOVERY", "docker static"), ("SIDECAR_SEEDS", "a b,c")]).unwrap();
+    let config = resolve(&[
+        ("SIDECAR_DISCOVERY", "docker static"),
+        ("SIDECAR_SEEDS", "a b,c"),
+    ])
+    .unwrap();
     let both = vec![SourceName::Docker, SourceName::Static];
     assert_eq!(config.discovery, Discovery::Chosen(both));
     assert_eq!(config.seeds.len(), 3);
@@ -113,7 +137,10 @@ fn the_docker_host_variable_counts_when_the_url_is_unset_or_empty() {
         let mut pairs = vec![("DOCKER_HOST", "tcp://10.0.0.5:2375")];
         pairs.extend(url.map(|url| ("DOCKER_URL", url)));
         let config = resolve(&pairs).unwrap();
-        assert_eq!(config.docker, Endpoint::parse("tcp://10.0.0.5:2375").unwrap());
+        assert_eq!(
+            config.docker,
+            Endpoint::parse("tcp://10.0.0.5:2375").unwrap()
+        );
     }
 }
 
@@ -140,11 +167,16 @@ fn printed_configuration_names_the_source_of_each_value() {
     let lines = resolve(&[("HAPROXY_BIND_IP", "10.1.1.1")]).unwrap().lines();
     assert_eq!(lines[0].len(), 50);
     assert!(
-        lines.iter().any(|line| line
-            == "  * SIDECAR_BIND_IP: 10.1.1.1 (environment, HAPROXY_BIND_IP)"),
+        lines
+            .iter()
+            .any(|line| line == "  * SIDECAR_BIND_IP: 10.1.1.1 (environment, HAPROXY_BIND_IP)"),
         "{lines:#?}"
     );
-    assert!(lines.iter().any(|line| line.contains("SIDECAR_PROXY: builtin (default)")));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("SIDECAR_PROXY: builtin (default)"))
+    );
 }
 
 #[test]
@@ -153,5 +185,8 @@ fn a_disabled_haproxy_means_another_proxy_is_in_charge() {
     assert_eq!(resolve(&[disabled]).unwrap().proxy, ProxyKind::None);
     let config = resolve(&[disabled, ("SIDECAR_PROXY", "builtin")]).unwrap();
     assert_eq!(config.proxy, ProxyKind::Builtin);
-    assert_eq!(resolve(&[("HAPROXY_DISABLE", "maybe")]).unwrap_err().len(), 1);
+    assert_eq!(
+        resolve(&[("HAPROXY_DISABLE", "maybe")]).unwrap_err().len(),
+        1
+    );
 }

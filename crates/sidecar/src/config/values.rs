@@ -14,9 +14,13 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         let unit_nanos: u64 = match unit {
             "ns" => 1,
@@ -39,7 +43,11 @@ fn scaled(number: &str, unit_nanos: u64) -> Option<Duration> {
     if whole.is_empty() && fraction.is_empty() {
         return None;
     }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut nanos = whole.checked_mul(unit_nanos)?;
     let mut scale = unit_nanos;
     for digit in fraction.chars() {
@@ -124,7 +132,11 @@ mod tests {
             (".s", None),
             ("999999999999h", None),
         ] {
-            assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                expected.map(Duration::from_millis),
+                "{text}"
+            );
         }
         assert_eq!(print_duration(Duration::from_millis(90_500)), "1m30.5s");
         assert_eq!(print_duration(Duration::from_millis(200)), "200ms");
@@ -133,11 +145,20 @@ mod tests {
 
     #[test]
     fn integers_booleans_and_lists() {
-        let cases = [("7946", 7946), ("0x1f0a", 7946), ("0o17", 15), ("017", 15), ("0", 0)];
+        let cases = [
+            ("7946", 7946),
+            ("0x1f0a", 7946),
+            ("0o17", 15),
+            ("017", 15),
+            ("0", 0),
+        ];
         for (text, expected) in cases {
             assert_eq!(parse_int(text), Some(expected), "{text}");
         }
-        assert_eq!((parse_int("08"), parse_int(""), parse_int("x")), (None, None, None));
+        assert_eq!(
+            (parse_int("08"), parse_int(""), parse_int("x")),
+            (None, None, None)
+        );
         assert_eq!((parse_bool("T"), parse_bool("yes")), (Some(true), None));
         assert_eq!(parse_list("static, docker  x,,"), ["static", "docker", "x"]);
         assert!(parse_list(" ,").is_empty());

@@ -16,15 +16,27 @@ pub struct Variable {
 }
 
 const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
-    Variable { name, fallbacks: &[], flag: None, default, help }
+    Variable {
+        name,
+        fallbacks: &[],
+        flag: None,
+        default,
+        help,
+    }
 }
 
 const fn with_flag(variable: Variable, flag: &'static str) -> Variable {
-    Variable { flag: Some(flag), ..variable }
+    Variable {
+        flag: Some(flag),
+        ..variable
+    }
 }
 
 const fn with_fallbacks(variable: Variable, fallbacks: &'static [&'static str]) -> Variable {
-    Variable { fallbacks, ..variable }
+    Variable {
+        fallbacks,
+        ..variable
+    }
 }
 
 /// All settings, in the order in which they are shown.
@@ -38,7 +50,11 @@ pub const VARIABLES: &[Variable] = &[
         "cluster-ip",
     ),
     with_flag(
-        variable("SIDECAR_CLUSTER_NAME", "default", "Agents with another name are refused"),
+        variable(
+            "SIDECAR_CLUSTER_NAME",
+            "default",
+            "Agents with another name are refused",
+        ),
         "cluster-name",
     ),
     variable(
@@ -59,9 +75,21 @@ pub const VARIABLES: &[Variable] = &[
         "192.168.168.168",
         "Addresses never chosen as advertise address by themselves",
     ),
-    variable("SIDECAR_BIND_PORT", "7946", "Gossip port, UDP and TCP, bound and advertised"),
-    variable("SIDECAR_GOSSIP_BIND_IP", "0.0.0.0", "Address the gossip port is bound on"),
-    variable("SIDECAR_HTTP_BIND", "0.0.0.0:7777", "Address and port of the HTTP API and page"),
+    variable(
+        "SIDECAR_BIND_PORT",
+        "7946",
+        "Gossip port, UDP and TCP, bound and advertised",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_BIND_IP",
+        "0.0.0.0",
+        "Address the gossip port is bound on",
+    ),
+    variable(
+        "SIDECAR_HTTP_BIND",
+        "0.0.0.0:7777",
+        "Address and port of the HTTP API and page",
+    ),
     with_flag(
         with_fallbacks(
             variable(
@@ -92,14 +120,26 @@ pub const VARIABLES: &[Variable] = &[
         ),
         &["DOCKER_HOST"],
     ),
-    variable("STATIC_CONFIG_FILE", "static.json", "File with services that run without Docker"),
+    variable(
+        "STATIC_CONFIG_FILE",
+        "static.json",
+        "File with services that run without Docker",
+    ),
     variable(
         "SIDECAR_DEFAULT_CHECK_ENDPOINT",
         "/version",
         "Path of the health check of services that name none",
     ),
-    variable("SIDECAR_GOSSIP_INTERVAL", "200ms", "Time between gossip rounds"),
-    variable("SIDECAR_GOSSIP_MESSAGES", "15", "Most packets to one host in one round; 0 means 3"),
+    variable(
+        "SIDECAR_GOSSIP_INTERVAL",
+        "200ms",
+        "Time between gossip rounds",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_MESSAGES",
+        "15",
+        "Most packets to one host in one round; 0 means 3",
+    ),
     variable(
         "SIDECAR_PUSH_PULL_INTERVAL",
         "20s",
@@ -116,17 +156,28 @@ pub const VARIABLES: &[Variable] = &[
         "Application protocol announced to peers (min,max,current); 2,5,5 to meet Serf agents",
     ),
     with_flag(
-        variable("SIDECAR_LOGGING_LEVEL", "info", "debug, info, warn or error"),
+        variable(
+            "SIDECAR_LOGGING_LEVEL",
+            "info",
+            "debug, info, warn or error",
+        ),
         "logging-level",
     ),
-    variable("SIDECAR_LOGGING_FORMAT", "text", "json for JSON lines, anything else for text"),
+    variable(
+        "SIDECAR_LOGGING_FORMAT",
+        "text",
+        "json for JSON lines, anything else for text",
+    ),
 ];
 
 /// Variables of the original program that need no action here, and why. They are accepted without
 /// a word so that an existing environment file works as it is.
 pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("SIDECAR_DEBUG", "the original reads it and never uses it"),
-    ("SIDECAR_DISCOVERY_SLEEP_INTERVAL", "discovery follows events and never sleeps"),
+    (
+        "SIDECAR_DISCOVERY_SLEEP_INTERVAL",
+        "discovery follows events and never sleeps",
+    ),
 ];
 
 /// Variables of the original whose function this version does not have: a warning says so.
@@ -167,7 +218,9 @@ pub fn help_text() -> String {
             "" => String::new(),
             default => format!(" [default: {default}]"),
         };
-        let flag = variable.flag.map_or_else(String::new, |flag| format!(" (--{flag})"));
+        let flag = variable
+            .flag
+            .map_or_else(String::new, |flag| format!(" (--{flag})"));
         let also = match variable.fallbacks {
             [] => String::new(),
             names => format!(" [else: {}]", names.join(", ")),
@@ -184,7 +237,9 @@ pub fn help_text() -> String {
 pub fn markdown_table() -> String {
     let mut out = String::from("| variable | flag | default | meaning |\n|---|---|---|---|\n");
     for variable in VARIABLES {
-        let flag = variable.flag.map_or_else(String::new, |flag| format!("`--{flag}`"));
+        let flag = variable
+            .flag
+            .map_or_else(String::new, |flag| format!("`--{flag}`"));
         let default = match variable.default {
             "" => String::new(),
             default => format!("`{default}`"),
@@ -218,6 +273,10 @@ mod tests {
             std::fs::write(path, updated).unwrap();
             return;
         }
-        assert_eq!(&readme[begin..end], markdown_table(), "run with UPDATE_EXPECT=1");
+        assert_eq!(
+            &readme[begin..end],
+            markdown_table(),
+            "run with UPDATE_EXPECT=1"
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! Follows the watch stream of one agent, for ever: reconnects when it breaks.
 
-use std::{net::SocketAddr, time::{Duration, Instant}};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -22,7 +25,11 @@ pub(super) async fn run(agent: usize, address: SocketAddr, sightings: mpsc::Send
     loop {
         let outcome = follow(agent, address, &sightings, &mut connected).await;
         if std::mem::take(&mut connected) {
-            let gone = Sighting { agent, at: Instant::now(), seen: None };
+            let gone = Sighting {
+                agent,
+                at: Instant::now(),
+                seen: None,
+            };
             if sightings.send(gone).await.is_err() {
                 return;
             }
@@ -51,7 +58,9 @@ async fn follow(
     let mut body = sender.send_request(request).await?.into_body();
     let mut buffer = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
         buffer.extend_from_slice(&data);
         if buffer.len() > DOCUMENT_BYTES_MAX {
             bail!("document too large");
@@ -72,9 +81,22 @@ async fn follow(
             let seen: Seen = seen
                 .into_iter()
                 .flatten()
-                .map(|service| ((service.hostname, service.id), (service.name, service.status)))
+                .map(|service| {
+                    (
+                        (service.hostname, service.id),
+                        (service.name, service.status),
+                    )
+                })
                 .collect();
-            if sightings.send(Sighting { agent, at, seen: Some(seen) }).await.is_err() {
+            if sightings
+                .send(Sighting {
+                    agent,
+                    at,
+                    seen: Some(seen),
+                })
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }

@@ -27,8 +27,18 @@ struct Sample {
 }
 
 const SAMPLES: &[Sample] = &[
-    Sample { name: "hello", service_port: 9500, port: 18001, hosts: &[1, 2, 3] },
-    Sample { name: "world", service_port: 9501, port: 18002, hosts: &[2, 3] },
+    Sample {
+        name: "hello",
+        service_port: 9500,
+        port: 18001,
+        hosts: &[1, 2, 3],
+    },
+    Sample {
+        name: "world",
+        service_port: 9501,
+        port: 18002,
+        hosts: &[2, 3],
+    },
 ];
 
 /// One child process and how to start it again.
@@ -61,7 +71,10 @@ impl Lab {
         let directory = std::env::temp_dir().join(format!("sidecar-demo-{}", std::process::id()));
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
-        let mut lab = Self { directory, processes: Vec::new() };
+        let mut lab = Self {
+            directory,
+            processes: Vec::new(),
+        };
         for sample in SAMPLES {
             for host in sample.hosts {
                 lab.add_sample(sample, *host);
@@ -99,23 +112,37 @@ impl Lab {
             ("SIDECAR_ADVERTISE_IP", ip.to_string()),
             ("SIDECAR_GOSSIP_BIND_IP", ip.to_string()),
             ("SIDECAR_BIND_PORT", GOSSIP_PORT.to_string()),
-            ("SIDECAR_HTTP_BIND", SocketAddr::new(ip.into(), HTTP_PORT).to_string()),
+            (
+                "SIDECAR_HTTP_BIND",
+                SocketAddr::new(ip.into(), HTTP_PORT).to_string(),
+            ),
             ("SIDECAR_BIND_IP", ip.to_string()),
             ("SIDECAR_PROXY", "builtin".to_owned()),
             ("SIDECAR_DISCOVERY", "static".to_owned()),
             ("STATIC_CONFIG_FILE", file.display().to_string()),
         ];
-        let environment =
-            environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        self.add(format!("agent {}", node_name(host)), &["--with-parent"], environment);
+        let environment = environment
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        self.add(
+            format!("agent {}", node_name(host)),
+            &["--with-parent"],
+            environment,
+        );
         Ok(())
     }
 
     fn add(&mut self, title: String, arguments: &[&str], environment: Vec<(String, String)>) {
-        let log = self.directory.join(format!("{}.log", title.replace(' ', "-")));
+        let log = self
+            .directory
+            .join(format!("{}.log", title.replace(' ', "-")));
         self.processes.push(Process {
             title,
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            arguments: arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
             environment,
             log,
             child: None,
@@ -163,9 +190,16 @@ impl Lab {
                     restart_after.as_secs()
                 ));
             }
-            if process.ended.is_some_and(|ended| ended.elapsed() >= restart_after) {
+            if process
+                .ended
+                .is_some_and(|ended| ended.elapsed() >= restart_after)
+            {
                 process.start()?;
-                lines.push(format!("{} started again, pid {}", process.title, process.pid()));
+                lines.push(format!(
+                    "{} started again, pid {}",
+                    process.title,
+                    process.pid()
+                ));
             }
         }
         Ok(lines)
@@ -202,11 +236,15 @@ impl Lab {
     }
 
     pub(super) fn agent_names(&self) -> Vec<String> {
-        (1..=AGENTS).map(|host| format!("agent {}", node_name(host))).collect()
+        (1..=AGENTS)
+            .map(|host| format!("agent {}", node_name(host)))
+            .collect()
     }
 
     pub(super) fn api_addresses(&self) -> Vec<SocketAddr> {
-        (1..=AGENTS).map(|host| SocketAddr::new(address(host).into(), HTTP_PORT)).collect()
+        (1..=AGENTS)
+            .map(|host| SocketAddr::new(address(host).into(), HTTP_PORT))
+            .collect()
     }
 
     /// Ends all children, agents first so that they say goodbye, and removes the directory.
@@ -215,9 +253,17 @@ impl Lab {
             process.terminate();
         }
         for process in &mut self.processes {
-            let Some(child) = &mut process.child else { continue };
-            if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
-                child.kill().await.with_context(|| format!("cannot stop {}", process.title))?;
+            let Some(child) = &mut process.child else {
+                continue;
+            };
+            if tokio::time::timeout(STOP_TIMEOUT, child.wait())
+                .await
+                .is_err()
+            {
+                child
+                    .kill()
+                    .await
+                    .with_context(|| format!("cannot stop {}", process.title))?;
             }
         }
         fs::remove_dir_all(&self.directory)
@@ -232,15 +278,23 @@ impl Process {
         let binary = std::env::current_exe().context("cannot find this binary")?;
         let mut command = Command::new(binary);
         // A group of its own: Ctrl-C reaches the demo, which stops its children in order.
-        command.args(&self.arguments).process_group(0).kill_on_drop(true);
+        command
+            .args(&self.arguments)
+            .process_group(0)
+            .kill_on_drop(true);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SIDECAR_") {
                 command.env_remove(name);
             }
         }
         command.envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.title))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.title))?;
         self.child = Some(child);
         self.ended = None;
         Ok(())
@@ -251,7 +305,11 @@ impl Process {
     }
 
     fn terminate(&self) {
-        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| i32::try_from(pid).ok());
+        let pid = self
+            .child
+            .as_ref()
+            .and_then(Child::id)
+            .and_then(|pid| i32::try_from(pid).ok());
         if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
             // A child that has just ended by itself is as good as terminated.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);

@@ -50,7 +50,10 @@ pub async fn run() -> anyhow::Result<()> {
             _ = look.tick() => lab.look_after(RESTART_AFTER)?,
         };
         for line in lines {
-            say(&format!("{:>8.3} s  {line}", started.elapsed().as_secs_f64()));
+            say(&format!(
+                "{:>8.3} s  {line}",
+                started.elapsed().as_secs_f64()
+            ));
         }
     }
     say("\nstopping");

@@ -79,7 +79,12 @@ fn start(
                 hostname: settings.hostname.clone(),
                 advertise_ip: settings.advertise_ip,
             };
-            tasks.spawn(docker::run(config, resolver.clone(), found.clone(), shutdown.clone()));
+            tasks.spawn(docker::run(
+                config,
+                resolver.clone(),
+                found.clone(),
+                shutdown.clone(),
+            ));
         }
         SourceName::Static => {
             let config = StaticConfig {
@@ -98,5 +103,7 @@ async fn engine_is_there(endpoint: &Endpoint, resolver: &Resolver) -> bool {
     {
         return false;
     }
-    docker::engine_answers(endpoint, resolver, ENGINE_TIMEOUT).await.is_ok()
+    docker::engine_answers(endpoint, resolver, ENGINE_TIMEOUT)
+        .await
+        .is_ok()
 }

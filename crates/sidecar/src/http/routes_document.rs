@@ -65,27 +65,12 @@ pub(super) fn encode(routes: &Routes) -> Result<String, serde_json::Error> {
 }
 
 fn exclusion(exclusion: &Exclusion) -> ExclusionForm<'_> {
-    let (reason, explanation) = match &exclusion.reason {
-        ExclusionReason::PortOwnedBy(owner) => (
-            "port-owned",
-            format!("the ServicePort belongs to {owner}, which was there first"),
-        ),
-        ExclusionReason::UnknownMode(mode) => (
-            "unknown-mode",
-            format!("its ProxyMode {mode:?} is none of http, tcp, ws"),
-        ),
-        ExclusionReason::ModeDiffers(mode) => (
-            "mode-differs",
-            format!(
-                "the service is routed as {}, it asks for another",
-                mode.as_str()
-            ),
-        ),
-        ExclusionReason::NoAddress(text) => (
-            "no-address",
-            format!("the IP of its port, {text:?}, is no address"),
-        ),
-        ExclusionReason::NoPort => ("no-port", "its real port is 0".to_owned()),
+    let reason = match &exclusion.reason {
+        ExclusionReason::PortOwnedBy(_) => "port-owned",
+        ExclusionReason::UnknownMode(_) => "unknown-mode",
+        ExclusionReason::ModeDiffers(_) => "mode-differs",
+        ExclusionReason::NoAddress(_) => "no-address",
+        ExclusionReason::NoPort => "no-port",
     };
     ExclusionForm {
         service_port: exclusion.service_port,
@@ -93,6 +78,6 @@ fn exclusion(exclusion: &Exclusion) -> ExclusionForm<'_> {
         hostname: &exclusion.hostname,
         id: &exclusion.id,
         reason,
-        explanation,
+        explanation: exclusion.reason.to_string(),
     }
 }

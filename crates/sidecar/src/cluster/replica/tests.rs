@@ -31,7 +31,10 @@ fn service(host: &str, id: &str, seconds: u64, status: Status) -> Service {
 }
 
 fn present(id: &str, status: Status, checked: bool) -> LocalUpdate {
-    LocalUpdate::Present { service: service("me", id, 0, status), checked }
+    LocalUpdate::Present {
+        service: service("me", id, 0, status),
+        checked,
+    }
 }
 
 /// A replica of host `me` that has joined and listed, started at second 100.
@@ -43,7 +46,10 @@ fn settled() -> Replica {
 }
 
 fn shown(replica: &Replica, host: &str, id: &str) -> Option<Status> {
-    replica.snapshot().service(host, id).map(|service| service.status)
+    replica
+        .snapshot()
+        .service(host, id)
+        .map(|service| service.status)
 }
 
 #[test]
@@ -63,7 +69,12 @@ fn a_found_instance_is_unknown_then_what_its_check_says() {
 fn a_restart_takes_nothing_out_of_service() {
     let mut replica = Replica::new("me", "c", [SourceName::Docker], now(100));
     // Found before the first join: silence, since peers may know it as alive.
-    assert!(replica.local(present("1", Status::Unknown, false), now(100)).broadcasts.is_empty());
+    assert!(
+        replica
+            .local(present("1", Status::Unknown, false), now(100))
+            .broadcasts
+            .is_empty()
+    );
     // The join brings what peers last knew.
     replica.remote(service("me", "1", 90, Status::Alive), now(101));
     replica.joined(now(101));
@@ -83,12 +94,20 @@ fn a_fresh_instance_found_before_the_join_is_announced_after_it() {
 
 #[test]
 fn ghosts_of_a_former_life_are_buried_once_every_source_has_listed() {
-    let mut replica =
-        Replica::new("me", "c", [SourceName::Docker, SourceName::Static], now(100));
+    let mut replica = Replica::new(
+        "me",
+        "c",
+        [SourceName::Docker, SourceName::Static],
+        now(100),
+    );
     replica.remote(service("me", "old", 90, Status::Alive), now(100));
     replica.joined(now(100));
     replica.local(LocalUpdate::Listed(SourceName::Docker), now(101));
-    assert_eq!(shown(&replica, "me", "old"), Some(Status::Alive), "static has not listed");
+    assert_eq!(
+        shown(&replica, "me", "old"),
+        Some(Status::Alive),
+        "static has not listed"
+    );
     let effects = replica.local(LocalUpdate::Listed(SourceName::Static), now(102));
     assert_eq!(effects.broadcasts[0].status, Status::Tombstone);
     // A peer that missed it is corrected.
@@ -112,7 +131,10 @@ fn untrue_news_about_own_instances_is_refuted() {
     let effects = replica.remote(lie.clone(), now(110));
     let truth = &effects.broadcasts[0];
     assert_eq!(truth.status, Status::Alive);
-    assert!(truth.updated > lie.updated, "beats a stamp from a clock that runs ahead");
+    assert!(
+        truth.updated > lie.updated,
+        "beats a stamp from a clock that runs ahead"
+    );
     assert_eq!(shown(&replica, "me", "1"), Some(Status::Alive));
     // The same lie again is older than the truth.
     assert!(replica.remote(lie, now(111)).broadcasts.is_empty());
@@ -121,8 +143,14 @@ fn untrue_news_about_own_instances_is_refuted() {
 #[test]
 fn stamps_grow_when_the_wall_clock_steps_back() {
     let mut replica = settled();
-    let first = replica.local(present("1", Status::Alive, true), now(200)).broadcasts[0].updated;
-    let back = Now { wall: now(50).wall, monotonic: now(201).monotonic };
+    let first = replica
+        .local(present("1", Status::Alive, true), now(200))
+        .broadcasts[0]
+        .updated;
+    let back = Now {
+        wall: now(50).wall,
+        monotonic: now(201).monotonic,
+    };
     let effects = replica.local(present("1", Status::Unhealthy, true), back);
     assert!(effects.broadcasts[0].updated > first);
 }
@@ -156,7 +184,12 @@ fn draining_outlives_good_and_bad_checks() {
     assert_eq!(name.as_deref(), Some("web"));
     assert_eq!(effects.broadcasts[0].status, Status::Draining);
     for status in [Status::Unhealthy, Status::Alive] {
-        assert!(replica.local(present("1", status, true), now(103)).broadcasts.is_empty());
+        assert!(
+            replica
+                .local(present("1", status, true), now(103))
+                .broadcasts
+                .is_empty()
+        );
     }
     assert_eq!(shown(&replica, "me", "1"), Some(Status::Draining));
     assert_eq!(replica.drain("nope", now(104)).0, None);
