@@ -70,6 +70,8 @@ pub(super) struct Lease {
     endpoint: Arc<Counters>,
     /// Whether this is the one connection that finds out if a penalty still holds.
     trial: bool,
+    /// Whether the pool had no other endpoint left to offer.
+    last: bool,
 }
 
 impl Pool {
@@ -107,9 +109,11 @@ impl Pool {
         let count = inner.entries.len();
         let start = inner.next;
         let candidates = (0..count).map(|step| (start + step) % count);
-        let untried = candidates.filter(|&at| !tried.contains(&inner.entries[at].endpoint.address));
+        let untried: Vec<usize> = candidates
+            .filter(|&at| !tried.contains(&inner.entries[at].endpoint.address))
+            .collect();
         // The first of equals wins, so equals take turns.
-        let at = untried.min_by_key(|&at| {
+        let at = untried.iter().copied().min_by_key(|&at| {
             let entry = &inner.entries[at];
             let avoided = entry
                 .penalty
@@ -130,6 +134,7 @@ impl Pool {
         Some(Lease {
             endpoint: entry.endpoint.clone(),
             trial,
+            last: untried.len() == 1,
         })
     }
 
@@ -198,6 +203,11 @@ impl Lease {
     pub(super) fn address(&self) -> SocketAddr {
         self.endpoint.address
     }
+
+    /// Whether there is nothing else to turn to when this fails.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
 }
 
 impl Drop for Lease {
@@ -248,7 +258,9 @@ mod tests {
         let pool = pool(&[1, 2]);
         let now = Instant::now();
         assert!(pool.pick(&[address(1), address(2)], now).is_none());
-        assert_eq!(pool.pick(&[address(1)], now).unwrap().address().port(), 2);
+        assert!(!pool.pick(&[], now).unwrap().is_last());
+        let last = pool.pick(&[address(1)], now).unwrap();
+        assert!(last.is_last() && last.address().port() == 2);
     }
 
     #[test]

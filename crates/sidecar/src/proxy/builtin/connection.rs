@@ -72,7 +72,12 @@ async fn connect(port: &Port, shared: &Shared) -> Option<(TcpStream, Lease)> {
     while start.elapsed() < limits.connect_deadline {
         let lease = port.pool.pick(&tried, Instant::now())?;
         let address = lease.address();
-        let attempt = timeout(limits.connect_timeout, TcpStream::connect(address)).await;
+        let patience = if lease.is_last() {
+            limits.connect_timeout_last
+        } else {
+            limits.connect_timeout
+        };
+        let attempt = timeout(patience, TcpStream::connect(address)).await;
         let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match attempt.and_then(|stream| refuse_loop(stream, port)) {
             Ok(endpoint) => {

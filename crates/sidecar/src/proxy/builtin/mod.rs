@@ -41,10 +41,11 @@ use crate::routes::{Route, Routes};
 /// Bounds of the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How long an endpoint may take to accept a connection before the next one is tried; 1 s. On a
-    /// network where a host can be reached at all, it also covers one lost packet (sent again after
-    /// 1 s) only just: an endpoint that needs longer is better avoided.
+    /// How long an endpoint may take to accept a connection while another is left to try; 1 s.
     pub connect_timeout: Duration,
+    /// The same when there is no other; 4 s, so that two lost packets (Linux sends the request for a
+    /// connection again after 1 s and after 3 s) cost time and not the connection.
+    pub connect_timeout_last: Duration,
     /// When no further endpoint is tried for a connection; 10 s.
     pub connect_deadline: Duration,
     /// How long connections may go on after shutdown began; 5 s.
@@ -61,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(1),
+            connect_timeout_last: Duration::from_secs(4),
             connect_deadline: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(5),
             connections_max: 65_536,

@@ -159,12 +159,12 @@ async fn endpoint(name: &'static str) -> SocketAddr {
     address
 }
 
-/// An address where nobody listens, and nobody else can: the port stays bound while the guard lives.
+/// An address where nobody listens, and nobody else can: the port stays bound while the guard lives,
+/// and nothing else here uses the address.
 fn dead_endpoint() -> (SocketAddr, socket2::Socket) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-        .unwrap();
+    let wanted = SocketAddr::from(([127, 77, 1, 1], 0));
+    socket.bind(&wanted.into()).unwrap();
     (socket.local_addr().unwrap().as_socket().unwrap(), socket)
 }
 
@@ -184,11 +184,11 @@ async fn connections_one_after_the_other_alternate() {
         answers.windows(2).all(|pair| pair[0] != pair[1]),
         "{answers:?}"
     );
+    let all_ended = |it: &PortStatus| (it.connections_total, it.connections_open) == (10, 0);
     let status = rig
-        .until("the end of all", |status| status.connections_open == 0)
+        .until("the end of all", |status| all_ended(&status.ports[&port]))
         .await;
     let it = &status.ports[&port];
-    assert_eq!((it.connections_total, it.connections_open), (10, 0));
     assert_eq!((it.to_endpoints_bytes, it.to_clients_bytes), (50, 60));
     assert_eq!(
         it.endpoints
@@ -569,4 +569,34 @@ async fn routes_outlive_their_sender() {
     assert_eq!(rig.ask(port).await, "helloA");
     rig.shutdown.cancel();
     soon("the plane's end", rig.plane).await.unwrap();
+}
+
+#[tokio::test]
+async fn silent_endpoint_is_given_up_after_the_timeout_for_the_next() {
+    let limits = Limits {
+        connect_timeout: Duration::from_millis(20),
+        ..quick()
+    };
+    let mut rig = Rig::start(14, limits);
+    let port = rig.free_port().await;
+    // A listener that accepts nothing, its backlog full: the kernel drops further requests.
+    let silent = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket2::SockRef::from(&silent).listen(0).unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut fillers = Vec::new();
+    let brief = Duration::from_millis(200);
+    while let Ok(filler) = tokio::time::timeout(brief, TcpStream::connect(address)).await {
+        fillers.push(filler.unwrap());
+        assert!(fillers.len() < 100, "the backlog has no end");
+    }
+    let alive = endpoint("A").await;
+    rig.route(port, &[address, alive]);
+    rig.listening(port).await;
+    for _ in 0..2 {
+        assert_eq!(rig.ask(port).await, "helloA");
+    }
+    rig.until("the failure", |status| {
+        status.ports[&port].connect_failures == 1
+    })
+    .await;
 }
