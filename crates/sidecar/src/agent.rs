@@ -78,6 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    raise_descriptor_limit();
     let advertise = advertise_address(&config).await?;
     let agent = Agent {
         config,
@@ -375,7 +376,10 @@ async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
     if let Some(ip) = config.advertise_ip {
         return Ok(ip);
     }
-    if let Some(ip) = bind_address::first_private_ipv4(&config.exclude_ips).await {
+    // The bind address is the same on every host, so it can be nobody's address.
+    let mut excluded = config.exclude_ips.clone();
+    excluded.push(config.bind_ip);
+    if let Some(ip) = bind_address::first_private_ipv4(&excluded).await {
         return Ok(ip.into());
     }
     if config.seeds.is_empty() {
@@ -424,6 +428,17 @@ async fn wait_for_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => info!("got SIGINT"),
     }
     Ok(())
+}
+
+/// Every proxied connection takes two descriptors; the usual soft limit of 1,024 is for programs
+/// that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "cannot raise the limit of open files; it stays at {:?}", limit.current);
+    }
 }
 
 /// Asks the kernel to end this process when the one that started it ends.
