@@ -1,1 +1,21 @@
-//! sidecar
+//! The sidecar agent: everything that touches the world around the pure crates.
+//!
+//! Read `agent` first: it assembles the process in order. The data flow is left to right, once:
+//! discovery -> health -> registry (one writer, snapshots) -> routes -> proxy, with cluster gossip
+//! beside the registry and the HTTP API reading the same snapshots.
+
+pub mod agent;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod demo;
+pub mod discovery;
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod net;
+pub mod proxy;
+pub mod routes;
+pub mod sample_service;
+pub mod throttle;

@@ -1,2 +1,88 @@
-//! The `sidecar` binary.
-fn main() {}
+//! The `sidecar` binary: parse, resolve, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sidecar::{
+    agent,
+    cli::{Cli, Command},
+    demo, logging, sample_service,
+};
+
+/// Exit code of every fatal error, as in the original.
+const FATAL: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Printing can only fail when nobody reads, and then there is nobody to tell.
+        let _ = error.print();
+        std::process::exit(i32::from(error.use_stderr()))
+    });
+    if cli.agent.with_parent {
+        agent::end_with_parent();
+    }
+    let outcome = match &cli.command {
+        None => run_agent(&cli),
+        Some(Command::Config) => print_config(&cli),
+        Some(Command::Demo) => run(demo::run()),
+        Some(Command::SampleService { listen, name }) => {
+            run(sample_service::run(*listen, name.clone()))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&format!("{error:#}"));
+            ExitCode::from(FATAL)
+        }
+    }
+}
+
+fn run_agent(cli: &Cli) -> anyhow::Result<()> {
+    let config = resolve(cli)?;
+    logging::start(config.log_level, config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(agent::run(config));
+    // Anything that still blocks must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn run(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(task)
+}
+
+fn resolve(cli: &Cli) -> anyhow::Result<sidecar::config::Config> {
+    cli.agent.resolve().map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
+        anyhow::anyhow!("the configuration is not usable:{}", lines.concat())
+    })
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
+fn print_config(cli: &Cli) -> anyhow::Result<()> {
+    let config = resolve(cli)?;
+    for line in config.lines() {
+        println!("{line}");
+    }
+    for warning in &config.warnings {
+        println!("warning: {warning}");
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the log may not be set up when a fatal error ends the start"
+)]
+fn print_error(text: &str) {
+    eprintln!("sidecar: {text}");
+}

@@ -1,0 +1,453 @@
+//! The agent, assembled in order: read this first.
+//!
+//! Discovery feeds health, health feeds the registry (the one writer of the catalog), gossip feeds
+//! the registry and is fed by it. Everything else reads the registry's snapshots: routes are
+//! computed from them once, the proxy applies routes, the HTTP API answers from both.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use catalog::{Snapshot, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    cluster::{
+        join,
+        registry::{self, Command, Counters, Inputs, Registry},
+        replica::Replica,
+    },
+    config::{Config, Discovery, ProxyKind},
+    discovery::{self, SourceName},
+    health::{self, HealthConfig},
+    http::{self, Api},
+    metrics::Metrics,
+    net::{
+        bind_address::{self, BindAddress},
+        resolver::Resolver,
+    },
+    proxy::builtin::{self, PlaneStatus},
+    routes::Routes,
+};
+
+/// Time between checks of one instance, and the most one may take, as in the original.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
+const CHECK_TIMEOUT: Duration = Duration::from_millis(2_999);
+/// Depth of the queues between discovery, health and the registry; senders wait when one is full.
+const QUEUE_DEPTH: usize = 1024;
+/// Time given to peers to hear the goodbye.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time given to tasks after the goodbye; above the proxy's own drain deadline.
+const STOP_TIMEOUT: Duration = Duration::from_secs(7);
+/// Pause before a busy API port is tried again.
+const HTTP_RETRY: Duration = Duration::from_secs(5);
+
+/// Everything that was started, and the way to stop it.
+struct Agent {
+    config: Config,
+    advertise: IpAddr,
+    resolver: Resolver,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Gives gossip the state that a full exchange carries.
+struct Replicated(watch::Receiver<Arc<Snapshot>>);
+
+impl memberlist::Delegate for Replicated {
+    fn local_state(&self, _join: bool) -> Bytes {
+        let snapshot = self.0.borrow().clone();
+        Bytes::from(json::encode_replica(&snapshot))
+    }
+}
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// When it cannot start: no usable address, or the gossip port is taken.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    for line in config.lines() {
+        info!("{line}");
+    }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    raise_descriptor_limit();
+    let advertise = advertise_address(&config).await?;
+    let agent = Agent {
+        config,
+        advertise,
+        resolver: Resolver::default(),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+    };
+    let (gossip, commands) = agent.start().await?;
+    wait_for_signal().await?;
+    info!("leaving the cluster; a second signal ends the process at once");
+    tokio::select! {
+        () = agent.stop(gossip, commands) => Ok(()),
+        signal = wait_for_signal() => {
+            signal?;
+            warn!("ended at once by a second signal");
+            std::process::exit(1)
+        }
+    }
+}
+
+impl Agent {
+    async fn start(&self) -> anyhow::Result<(memberlist::Handle, mpsc::Sender<Command>)> {
+        let config = &self.config;
+        let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::empty(
+            &config.node_name,
+            &config.cluster_name,
+        )));
+        let (gossip, gossip_events) = memberlist::start(
+            self.gossip_config()?,
+            Arc::new(Replicated(snapshot.clone())),
+        )
+        .await
+        .context("gossip cannot start; is another agent running on this host?")?;
+        info!(address = %gossip.local_addr(), advertise = %self.advertise, "gossip is up");
+
+        let sources = self.sources().await;
+        let (updates, local) = mpsc::channel(QUEUE_DEPTH);
+        let (found, source_events) = mpsc::channel(QUEUE_DEPTH);
+        self.start_discovery(&sources, found);
+        self.start_health(source_events, updates);
+
+        let (commands, command_inputs) = mpsc::channel(16);
+        let (drain, drain_inputs) = mpsc::channel(64);
+        let (awaited, awaited_parts) = watch::channel(vec!["start"]);
+        let counters = Arc::new(Counters::default());
+        let mut replica = Replica::new(
+            &config.node_name,
+            &config.cluster_name,
+            sources,
+            registry::now(),
+        );
+        replica.member_up(&config.node_name, registry::now());
+        let registry = Registry::new(
+            replica,
+            gossip.clone(),
+            snapshots,
+            awaited,
+            counters.clone(),
+        );
+        let inputs = Inputs {
+            local,
+            gossip: gossip_events,
+            drain: drain_inputs,
+            commands: command_inputs,
+        };
+        // Not tracked: it ends when the last sender of commands is gone, after the goodbye.
+        tokio::spawn(registry.run(inputs));
+
+        let routes = self.start_routes(snapshot.clone());
+        let plane = self.start_proxy(routes.clone()).await;
+        let metrics = Metrics {
+            snapshot: snapshot.clone(),
+            gossip: gossip.clone(),
+            counters,
+            plane,
+        };
+        self.start_http(Api {
+            snapshots: snapshot,
+            routes,
+            drain,
+            metrics: Arc::new(move || metrics.render()),
+            ready: awaited_parts,
+        });
+        self.start_join(gossip.clone(), commands.clone());
+        Ok((gossip, commands))
+    }
+
+    fn gossip_config(&self) -> anyhow::Result<memberlist::Config> {
+        let config = &self.config;
+        // The original's metadata: these keys in this order, and never another state.
+        let mut meta = String::from("{\"ClusterName\":");
+        json::write_text(&mut meta, &config.cluster_name);
+        meta.push_str(",\"State\":\"Running\"}");
+        if meta.len() > 512 {
+            bail!("SIDECAR_CLUSTER_NAME is too long: at most about 470 bytes fit gossip metadata");
+        }
+        Ok(memberlist::Config {
+            cluster_name: config.cluster_name.clone(),
+            bind: config.gossip_bind,
+            meta: meta.into(),
+            delegate_versions: config.delegate_versions,
+            gossip_interval: config.gossip_interval,
+            gossip_messages: config.gossip_messages,
+            push_pull_interval: config.push_pull_interval,
+            handoff_queue_depth: config.handoff_queue_depth,
+            seed: rand::random(),
+            ..memberlist::Config::lan(&config.node_name, self.advertise)
+        })
+    }
+
+    /// The sources to start with.
+    async fn sources(&self) -> Vec<SourceName> {
+        match &self.config.discovery {
+            Discovery::Chosen(sources) => {
+                if sources.is_empty() {
+                    info!("no discovery: this host only consumes");
+                }
+                sources.clone()
+            }
+            Discovery::Automatic => {
+                let present = discovery::present(&self.config, &self.resolver).await;
+                if present.is_empty() {
+                    info!(
+                        docker = %self.config.docker,
+                        file = %self.config.static_file.display(),
+                        "no Docker engine answers and there is no static file, so this host \
+                         announces nothing yet: start Docker, write the file, or name sources in \
+                         SIDECAR_DISCOVERY (docker, static); both are picked up when they appear"
+                    );
+                }
+                present
+            }
+        }
+    }
+
+    fn start_discovery(&self, sources: &[SourceName], found: discovery::SourceSender) {
+        let settings = discovery::Settings {
+            docker: self.config.docker.clone(),
+            static_file: self.config.static_file.clone(),
+            hostname: self.config.node_name.clone(),
+            advertise_ip: self.advertise,
+        };
+        let automatic = self.config.discovery == Discovery::Automatic;
+        self.tasks.spawn(discovery::run(
+            settings,
+            sources.to_vec(),
+            automatic,
+            self.resolver.clone(),
+            found,
+            self.shutdown.clone(),
+        ));
+    }
+
+    fn start_health(
+        &self,
+        found: mpsc::Receiver<(SourceName, discovery::SourceEvent)>,
+        updates: mpsc::Sender<health::LocalUpdate>,
+    ) {
+        let config = HealthConfig {
+            advertise_ip: self.advertise,
+            default_endpoint: self.config.default_check_endpoint.clone(),
+            interval: CHECK_INTERVAL,
+            timeout: CHECK_TIMEOUT,
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(health::run(
+            config,
+            self.resolver.clone(),
+            found,
+            updates,
+            shutdown,
+        ));
+    }
+
+    /// Computes routes once per change, for all data planes.
+    fn start_routes(
+        &self,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> watch::Receiver<Arc<Routes>> {
+        let (routes, receiver) = watch::channel(Arc::new(Routes::default()));
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            let mut reporter = crate::routes::report::Reporter::default();
+            loop {
+                let snapshot = snapshots.borrow_and_update().clone();
+                let newest = Arc::new(Routes::of(&snapshot));
+                reporter.report(&newest);
+                routes.send_if_modified(|current| {
+                    let differs = **current != *newest;
+                    if differs {
+                        *current = newest.clone();
+                    }
+                    differs
+                });
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    changed = snapshots.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        receiver
+    }
+
+    async fn start_proxy(
+        &self,
+        routes: watch::Receiver<Arc<Routes>>,
+    ) -> watch::Receiver<Arc<PlaneStatus>> {
+        let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
+        match self.config.proxy {
+            ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
+            ProxyKind::Builtin => {
+                let bind = bind_address::ensure(self.config.bind_ip).await;
+                let used = match &bind {
+                    BindAddress::Present(ip) => {
+                        info!(address = %ip, "services are reached at this address");
+                        *ip
+                    }
+                    BindAddress::Added(ip) => {
+                        info!(address = %ip, "services are reached at this address, added to lo");
+                        *ip
+                    }
+                    BindAddress::Fallback {
+                        wanted,
+                        used,
+                        reason,
+                        remedy,
+                    } => {
+                        warn!(
+                            %wanted, serving_on = %used, reason, remedy,
+                            "no interface has the bind address and it cannot be added"
+                        );
+                        *used
+                    }
+                };
+                self.tasks
+                    .spawn(builtin::run(used, routes, status, self.shutdown.clone()));
+            }
+        }
+        receiver
+    }
+
+    fn start_http(&self, api: Api) {
+        let address = self.config.http_bind;
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            let Some(listener) = bind_http(address, &shutdown).await else {
+                return;
+            };
+            info!(%address, "API and page are up");
+            http::serve(listener, api, shutdown).await;
+        });
+    }
+
+    fn start_join(&self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
+        let own = SocketAddr::new(self.advertise, self.config.gossip_bind.port());
+        let joined = async move || {
+            // Fails only when the registry is gone, which ends the agent anyway.
+            let _ = commands.send(Command::Joined).await;
+        };
+        self.tasks.spawn(join::run(
+            self.config.seeds.clone(),
+            gossip,
+            own,
+            self.resolver.clone(),
+            joined,
+            self.shutdown.clone(),
+        ));
+    }
+
+    /// Says goodbye first, while everything still works, then stops everything.
+    async fn stop(self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
+        let (done, said) = oneshot::channel();
+        if commands.send(Command::Farewell(done)).await.is_ok()
+            && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
+        {
+            warn!("own services could not be declared gone in time");
+        }
+        gossip.leave(LEAVE_TIMEOUT).await;
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("some connections were still open at the end of the drain time");
+        }
+        gossip.shutdown().await;
+        info!("stopped");
+    }
+}
+
+/// The address peers reach this host at.
+async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
+    if let Some(ip) = config.advertise_ip {
+        return Ok(ip);
+    }
+    // The bind address is the same on every host, so it can be nobody's address.
+    let mut excluded = config.exclude_ips.clone();
+    excluded.push(config.bind_ip);
+    if let Some(ip) = bind_address::first_private_ipv4(&excluded).await {
+        return Ok(ip.into());
+    }
+    if config.seeds.is_empty() {
+        warn!("no interface has a private IPv4 address; alone on this host, 127.0.0.1 will do");
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    bail!(
+        "no interface has a private IPv4 address (10/8, 172.16/12, 192.168/16) that is not \
+         excluded; set SIDECAR_ADVERTISE_IP to the address other hosts reach this one at"
+    )
+}
+
+/// Binds the API's port, waiting for it as long as somebody else has it.
+async fn bind_http(
+    address: SocketAddr,
+    shutdown: &CancellationToken,
+) -> Option<tokio::net::TcpListener> {
+    let mut told = false;
+    loop {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => return Some(listener),
+            Err(error) if !told => {
+                told = true;
+                warn!(
+                    %address, %error,
+                    "the API cannot listen; everything else works, and it will be tried again \
+                     (SIDECAR_HTTP_BIND chooses another address)"
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(HTTP_RETRY) => {}
+        }
+    }
+}
+
+/// Waits for the next SIGTERM or SIGINT.
+async fn wait_for_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => info!("got SIGTERM"),
+        _ = interrupt.recv() => info!("got SIGINT"),
+    }
+    Ok(())
+}
+
+/// Every proxied connection takes two descriptors; the usual soft limit of 1,024 is for programs
+/// that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "cannot raise the limit of open files; it stays at {:?}", limit.current);
+    }
+}
+
+/// Asks the kernel to end this process when the one that started it ends.
+pub fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    {
+        let signal = Some(rustix::process::Signal::TERM);
+        if let Err(error) = rustix::process::set_parent_process_death_signal(signal) {
+            warn!(%error, "cannot tie this process to its parent");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The command line: the original's flags, and subcommands.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Flags, variables};
+
+/// Service discovery for all Docker environments: one small binary per host, no central server.
+#[derive(Debug, Parser)]
+#[command(name = "sidecar", version, after_long_help = variables::help_text())]
+pub struct Cli {
+    /// What to do; without a subcommand, be the agent of this host.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The agent's flags.
+    #[command(flatten)]
+    pub agent: AgentFlags,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the effective configuration with the source of each value, and exit.
+    Config,
+    /// Run three agents and a few sample services on this machine and show what happens.
+    Demo,
+    /// A tiny web server whose health can be switched, for trying things out.
+    #[command(hide = true)]
+    SampleService {
+        /// Address to listen on.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// What `GET /` answers.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+/// Flags that override variables. They do not read variables themselves: `config` does, and knows
+/// where each value came from.
+#[derive(Debug, Args)]
+pub struct AgentFlags {
+    /// Address other hosts reach this one at.
+    #[arg(short = 'a', long, value_name = "IP")]
+    advertise_ip: Option<String>,
+    /// Host to join; may be repeated.
+    #[arg(short = 'c', long, value_name = "HOST[:PORT]")]
+    cluster_ip: Vec<String>,
+    /// Name of the cluster.
+    #[arg(short = 'n', long, value_name = "NAME")]
+    cluster_name: Option<String>,
+    /// Source of services (docker, static); may be repeated.
+    #[arg(short = 'd', long, value_name = "SOURCE")]
+    discover: Vec<String>,
+    /// Well-known address services are reached at.
+    #[arg(long, value_name = "IP")]
+    bind_ip: Option<String>,
+    /// debug, info, warn or error.
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    logging_level: Option<String>,
+    /// Accepted for old command lines; has no effect.
+    #[arg(short = 'p', long)]
+    cpuprofile: bool,
+    /// Stop when the parent process ends (Linux); the demo starts its agents with it.
+    #[arg(long, hide = true, global = true)]
+    pub with_parent: bool,
+}
+
+impl AgentFlags {
+    /// The flags given, by name.
+    pub fn given(&self) -> Flags {
+        let mut flags = Flags::new();
+        let mut put = |name, values: Vec<String>| {
+            // An empty flag leaves the variable in force, as in the original.
+            if values.iter().any(|value| !value.is_empty()) {
+                flags.insert(name, values);
+            }
+        };
+        put("advertise-ip", self.advertise_ip.iter().cloned().collect());
+        put("cluster-ip", self.cluster_ip.clone());
+        put("cluster-name", self.cluster_name.iter().cloned().collect());
+        put("discover", self.discover.clone());
+        put("bind-ip", self.bind_ip.iter().cloned().collect());
+        put(
+            "logging-level",
+            self.logging_level.iter().cloned().collect(),
+        );
+        flags
+    }
+
+    /// The configuration these flags and the process's environment make.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn resolve(&self) -> Result<Config, Vec<ConfigError>> {
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Config::resolve(&self.given(), &environment, &hostname())
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_help_names_every_variable() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        for variable in variables::VARIABLES {
+            assert!(help.contains(variable.name), "{}", variable.name);
+            if let Some(flag) = variable.flag {
+                assert!(help.contains(&format!("--{flag}")), "{flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_originals_flags_are_understood() {
+        let line = "sidecar -a 10.0.0.1 -c a -c b:7000 -n prod -d docker -d static -l debug -p";
+        let cli = Cli::parse_from(line.split(' '));
+        let flags = cli.agent.given();
+        assert_eq!(flags["cluster-ip"], ["a", "b:7000"]);
+        assert_eq!(flags["discover"], ["docker", "static"]);
+        assert!(cli.agent.cpuprofile);
+    }
+}

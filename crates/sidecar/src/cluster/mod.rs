@@ -1,0 +1,5 @@
+//! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
+
+pub mod join;
+pub mod registry;
+pub mod replica;

@@ -1,0 +1,419 @@
+//! What this host tells the cluster and what it believes of the cluster. Pure: inputs and time go
+//! in, broadcasts and changes come out.
+//!
+//! Only the origin of a record writes it. This host is the origin of what its own discovery finds;
+//! when anybody else's newer record says something untrue about those, it is refuted with a still
+//! newer stamp. Records of this host that discovery does not know are ghosts of a former life once
+//! every source has listed; until then "not seen yet" is not "gone".
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use catalog::{Applied, Author, Change, Now, Rejected, Service, State, Status, Timestamp};
+
+use crate::{discovery::SourceName, health::LocalUpdate};
+
+/// Quiet records are stamped and sent again this often, since Go peers forget what they have not
+/// heard of for 80 s (Go Sidecar: 60 s).
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// Refreshes are spread over this much less than [`REFRESH_EVERY`], so that records found together
+/// do not stay together.
+const REFRESH_SPREAD: Duration = Duration::from_secs(10);
+
+/// Identity of an instance: host and ID.
+type Key = (String, String);
+
+/// What an input led to.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Records every member should hear of, oldest first.
+    pub broadcasts: Vec<Arc<Service>>,
+    /// What readers will see change.
+    pub changes: Vec<Change>,
+    /// Records refused, and why.
+    pub rejected: Vec<(Service, Rejected)>,
+    /// Records under this host's name that another live program announces.
+    pub foreign: Vec<Service>,
+}
+
+/// An instance this host announces.
+#[derive(Debug)]
+struct Own {
+    /// As health reported it last.
+    service: Service,
+    checked: bool,
+    refresh_at: Instant,
+}
+
+/// The catalog's state and this host's part in it.
+#[derive(Debug)]
+pub struct Replica {
+    state: State,
+    hostname: String,
+    own: BTreeMap<Key, Own>,
+    draining: BTreeSet<Key>,
+    started: Timestamp,
+    /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
+    /// clock does.
+    last_stamp: Timestamp,
+    /// Sources that have not listed completely yet.
+    awaited: BTreeSet<SourceName>,
+    /// Whether the first join has been tried: peers have told what they last knew of this host.
+    joined: bool,
+}
+
+impl Replica {
+    /// An empty replica. `awaited` names the sources whose listing completes the view of this host.
+    pub fn new(
+        hostname: &str,
+        cluster_name: &str,
+        awaited: impl IntoIterator<Item = SourceName>,
+        now: Now,
+    ) -> Self {
+        Self {
+            state: State::new(hostname, cluster_name),
+            hostname: hostname.to_owned(),
+            own: BTreeMap::new(),
+            draining: BTreeSet::new(),
+            started: now.wall,
+            last_stamp: now.wall,
+            awaited: awaited.into_iter().collect(),
+            joined: false,
+        }
+    }
+
+    /// What readers see.
+    pub fn snapshot(&self) -> &catalog::Snapshot {
+        self.state.snapshot()
+    }
+
+    /// What the start still waits for before the view of this host is complete.
+    pub fn awaited(&self) -> Vec<&'static str> {
+        let sources = self.awaited.iter().map(|source| match source {
+            SourceName::Docker => "docker listing",
+            SourceName::Static => "static file",
+        });
+        sources.chain((!self.joined).then_some("join")).collect()
+    }
+
+    /// Takes in news from this host's own discovery and health.
+    pub fn local(&mut self, update: LocalUpdate, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        match update {
+            LocalUpdate::Present { service, checked } => {
+                let key = key_of(&service);
+                let refresh_at = now.monotonic + refresh_interval(&service.id);
+                self.own.insert(
+                    key.clone(),
+                    Own {
+                        service,
+                        checked,
+                        refresh_at,
+                    },
+                );
+                self.announce(&key, false, now, &mut effects);
+            }
+            LocalUpdate::Gone { id } => {
+                let gone: Vec<Key> = self
+                    .own
+                    .keys()
+                    .filter(|(_, own_id)| *own_id == id)
+                    .cloned()
+                    .collect();
+                for key in gone {
+                    self.own.remove(&key);
+                    self.draining.remove(&key);
+                    self.bury(&key, now, &mut effects);
+                }
+            }
+            LocalUpdate::Listed(source) => {
+                self.awaited.remove(&source);
+                self.bury_ghosts(now, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// The first join was tried, with or without success.
+    pub fn joined(&mut self, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        if !std::mem::replace(&mut self.joined, true) {
+            let keys: Vec<Key> = self.own.keys().cloned().collect();
+            for key in keys {
+                self.announce(&key, false, now, &mut effects);
+            }
+            self.bury_ghosts(now, &mut effects);
+        }
+        effects
+    }
+
+    /// Takes in a record a peer sent.
+    pub fn remote(&mut self, record: Service, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        if let Err(why) = State::admit(&record, now) {
+            effects.rejected.push((record, why));
+            return effects;
+        }
+        let key = key_of(&record);
+        if self.own.contains_key(&key) {
+            self.remote_about_own(&key, record, now, &mut effects);
+        } else if record.hostname == self.hostname {
+            self.remote_about_this_host(&key, record, now, &mut effects);
+        } else {
+            self.merge(record, now, &mut effects);
+        }
+        effects
+    }
+
+    /// A member joined or returned.
+    pub fn member_up(&mut self, name: &str, now: Now) -> Effects {
+        Effects {
+            changes: self.state.member_up(name, now),
+            ..Effects::default()
+        }
+    }
+
+    /// A member died or left.
+    pub fn member_down(&mut self, name: &str, now: Now) -> Effects {
+        Effects {
+            changes: self.state.member_down(name, now),
+            ..Effects::default()
+        }
+    }
+
+    /// Marks an instance of this host as draining; returns its service name, or `None` when no such
+    /// instance is here.
+    pub fn drain(&mut self, id: &str, now: Now) -> (Option<String>, Effects) {
+        let mut effects = Effects::default();
+        let found = self.own.iter().find(|((_, own_id), _)| own_id == id);
+        let Some((key, name)) = found.map(|(key, own)| (key.clone(), own.service.name.clone()))
+        else {
+            return (None, effects);
+        };
+        self.draining.insert(key.clone());
+        self.announce(&key, false, now, &mut effects);
+        (Some(name), effects)
+    }
+
+    /// Lets time pass: refreshes what is due, expires what was not refreshed.
+    pub fn tick(&mut self, now: Now) -> Effects {
+        let mut effects = Effects {
+            changes: self.state.expire(now),
+            ..Effects::default()
+        };
+        let due: Vec<Key> = self
+            .own
+            .iter()
+            .filter(|(_, own)| own.refresh_at <= now.monotonic)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            if let Some(own) = self.own.get_mut(&key) {
+                own.refresh_at = now.monotonic + refresh_interval(&key.1);
+            }
+            self.announce(&key, true, now, &mut effects);
+        }
+        effects
+    }
+
+    /// When [`Replica::tick`] next has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let refresh = self.own.values().map(|own| own.refresh_at).min();
+        [refresh, self.state.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Declares everything this host announces gone, for good.
+    pub fn farewell(&mut self, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        for (key, _) in std::mem::take(&mut self.own) {
+            self.bury(&key, now, &mut effects);
+        }
+        effects
+    }
+
+    /// A stamp for a record of ours, newer than every one before.
+    fn stamp(&mut self, now: Now, at_least: Timestamp) -> Timestamp {
+        self.last_stamp = now.wall.max(self.last_stamp.next()).max(at_least);
+        self.last_stamp
+    }
+
+    /// Tells the cluster how an own instance is, when that is news or `refresh` asks for it.
+    fn announce(&mut self, key: &Key, refresh: bool, now: Now, effects: &mut Effects) {
+        let Some(own) = self.own.get(key) else { return };
+        let held = self
+            .state
+            .record(&key.0, &key.1)
+            .filter(|held| !held.is_tombstone())
+            .cloned();
+        if !own.checked {
+            // Nobody has asked the instance yet. What the cluster last knew stands until then, so
+            // that a restarted agent takes nothing out of service; and before the first join we do
+            // not even know what that is.
+            if held.is_none() && !self.joined {
+                return;
+            }
+            if held
+                .as_ref()
+                .is_some_and(|held| held.status == Status::Draining)
+            {
+                self.draining.insert(key.clone());
+            }
+        }
+        let status = match (&held, own.checked) {
+            _ if self.draining.contains(key) => Status::Draining,
+            (_, true) => own.service.status,
+            (Some(held), false) => held.status,
+            (None, false) => Status::Unknown,
+        };
+        let record = Service {
+            status,
+            ..own.service.clone()
+        };
+        let news = held.is_none_or(|held| held.differs_materially(&record));
+        if news || refresh {
+            self.publish(record, now, Timestamp::EPOCH, effects);
+        }
+    }
+
+    /// Stamps an own record, applies and broadcasts it.
+    fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
+        let updated = self.stamp(now, newer_than.next());
+        let record = Service { updated, ..record };
+        match self.state.apply(record.clone(), Author::Own, now) {
+            Ok(Applied::New(change)) => {
+                effects.changes.extend(change);
+                effects.broadcasts.push(Arc::new(record));
+            }
+            Ok(Applied::Known) => {}
+            Err(why) => effects.rejected.push((record, why)),
+        }
+    }
+
+    /// Replaces what the state holds by a tombstone of ours.
+    fn bury(&mut self, key: &Key, now: Now, effects: &mut Effects) {
+        let held = self
+            .state
+            .record(&key.0, &key.1)
+            .filter(|held| !held.is_tombstone())
+            .cloned();
+        if let Some(held) = held {
+            let tombstone = Service {
+                status: Status::Tombstone,
+                ..Service::clone(&held)
+            };
+            self.publish(tombstone, now, held.updated, effects);
+        }
+    }
+
+    /// Whether "not found by discovery" means "not there".
+    fn settled(&self) -> bool {
+        self.joined && self.awaited.is_empty()
+    }
+
+    /// Buries records of this host's former life that nothing here stands for.
+    fn bury_ghosts(&mut self, now: Now, effects: &mut Effects) {
+        if !self.settled() {
+            return;
+        }
+        let ghosts: Vec<Key> = self
+            .state
+            .records_of(&self.hostname)
+            .filter(|held| !held.is_tombstone() && held.updated < self.started)
+            .map(|held| key_of(held))
+            .filter(|key| !self.own.contains_key(key))
+            .collect();
+        for key in ghosts {
+            self.bury(&key, now, effects);
+        }
+    }
+
+    fn merge(&mut self, record: Service, now: Now, effects: &mut Effects) {
+        match self.state.apply(record.clone(), Author::Peer, now) {
+            Ok(Applied::New(change)) => {
+                effects.changes.extend(change);
+                // What the state holds may differ from what came: draining sticks.
+                let held = self.state.record(&record.hostname, &record.id).cloned();
+                effects.broadcasts.extend(held);
+            }
+            Ok(Applied::Known) => {}
+            Err(why) => effects.rejected.push((record, why)),
+        }
+    }
+
+    /// Somebody else's word about an instance of ours: adopt it when it is ours from a former life
+    /// or an echo, refute it when it is untrue.
+    fn remote_about_own(&mut self, key: &Key, record: Service, now: Now, effects: &mut Effects) {
+        let held = self.state.record(&key.0, &key.1).cloned();
+        let Some(held) = held else {
+            // Not announced yet: this is what the cluster last knew of us.
+            self.adopt(record, now, effects);
+            self.announce(key, false, now, effects);
+            return;
+        };
+        if !record.supersedes(&held) {
+            return;
+        }
+        if held.differs_materially(&record) {
+            let newer_than = record.updated;
+            self.publish(Service::clone(&held), now, newer_than, effects);
+        } else {
+            self.adopt(record, now, effects);
+        }
+    }
+
+    /// Somebody else's word about an instance of this host that discovery does not know.
+    fn remote_about_this_host(
+        &mut self,
+        key: &Key,
+        record: Service,
+        now: Now,
+        effects: &mut Effects,
+    ) {
+        let buried = self
+            .state
+            .record(&key.0, &key.1)
+            .is_some_and(|held| held.is_tombstone());
+        let ghost = !record.is_tombstone() && (buried || record.updated < self.started);
+        if !record.is_tombstone() && !ghost && self.settled() {
+            effects.foreign.push(record.clone());
+        }
+        self.adopt(record, now, effects);
+        if ghost && self.settled() {
+            self.bury(key, now, effects);
+        }
+    }
+
+    /// Applies a record under this host's name without passing it on.
+    fn adopt(&mut self, record: Service, now: Now, effects: &mut Effects) {
+        let updated = record.updated;
+        match self.state.apply(record.clone(), Author::Own, now) {
+            Ok(Applied::New(change)) => {
+                self.last_stamp = self.last_stamp.max(updated);
+                effects.changes.extend(change);
+            }
+            Ok(Applied::Known) => {}
+            Err(why) => effects.rejected.push((record, why)),
+        }
+    }
+}
+
+fn key_of(service: &Service) -> Key {
+    (service.hostname.clone(), service.id.clone())
+}
+
+/// [`REFRESH_EVERY`] less a part of [`REFRESH_SPREAD`] that depends on the ID alone.
+fn refresh_interval(id: &str) -> Duration {
+    let spread = id.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    REFRESH_EVERY - REFRESH_SPREAD.mul_f64(f64::from(spread % 1000) / 1000.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+use catalog::{Port, Timestamp};
+
+use super::*;
+
+fn now(seconds: u64) -> Now {
+    static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let base = *BASE.get_or_init(Instant::now);
+    Now {
+        wall: Timestamp::EPOCH.plus(Duration::from_secs(seconds)),
+        monotonic: base + Duration::from_secs(seconds),
+    }
+}
+
+fn service(host: &str, id: &str, seconds: u64, status: Status) -> Service {
+    Service {
+        id: id.into(),
+        name: "web".into(),
+        image: "web:1".into(),
+        created: Timestamp::EPOCH,
+        hostname: host.into(),
+        ports: Some(vec![Port {
+            kind: "tcp".into(),
+            port: 32768,
+            service_port: 8080,
+            ip: "10.0.0.1".into(),
+        }]),
+        updated: now(seconds).wall,
+        proxy_mode: "http".into(),
+        status,
+    }
+}
+
+fn present(id: &str, status: Status, checked: bool) -> LocalUpdate {
+    LocalUpdate::Present {
+        service: service("me", id, 0, status),
+        checked,
+    }
+}
+
+/// A replica of host `me` that has joined and listed, started at second 100.
+fn settled() -> Replica {
+    let mut replica = Replica::new("me", "c", [SourceName::Static], now(100));
+    replica.joined(now(100));
+    replica.local(LocalUpdate::Listed(SourceName::Static), now(100));
+    replica
+}
+
+fn shown(replica: &Replica, host: &str, id: &str) -> Option<Status> {
+    replica
+        .snapshot()
+        .service(host, id)
+        .map(|service| service.status)
+}
+
+#[test]
+fn a_found_instance_is_unknown_then_what_its_check_says() {
+    let mut replica = settled();
+    let found = replica.local(present("1", Status::Unknown, false), now(101));
+    assert_eq!(found.broadcasts.len(), 1);
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Unknown));
+    let checked = replica.local(present("1", Status::Alive, true), now(101));
+    assert_eq!(checked.broadcasts[0].status, Status::Alive);
+    assert!(checked.broadcasts[0].updated > found.broadcasts[0].updated);
+    let again = replica.local(present("1", Status::Alive, true), now(102));
+    assert!(again.broadcasts.is_empty() && again.changes.is_empty());
+}
+
+#[test]
+fn a_restart_takes_nothing_out_of_service() {
+    let mut replica = Replica::new("me", "c", [SourceName::Docker], now(100));
+    // Found before the first join: silence, since peers may know it as alive.
+    assert!(
+        replica
+            .local(present("1", Status::Unknown, false), now(100))
+            .broadcasts
+            .is_empty()
+    );
+    // The join brings what peers last knew.
+    replica.remote(service("me", "1", 90, Status::Alive), now(101));
+    replica.joined(now(101));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Alive));
+    // The first result decides.
+    let effects = replica.local(present("1", Status::Unhealthy, true), now(102));
+    assert_eq!(effects.broadcasts[0].status, Status::Unhealthy);
+}
+
+#[test]
+fn a_fresh_instance_found_before_the_join_is_announced_after_it() {
+    let mut replica = Replica::new("me", "c", [SourceName::Docker], now(100));
+    replica.local(present("1", Status::Unknown, false), now(100));
+    let effects = replica.joined(now(103));
+    assert_eq!(effects.broadcasts[0].status, Status::Unknown);
+}
+
+#[test]
+fn ghosts_of_a_former_life_are_buried_once_every_source_has_listed() {
+    let mut replica = Replica::new(
+        "me",
+        "c",
+        [SourceName::Docker, SourceName::Static],
+        now(100),
+    );
+    replica.remote(service("me", "old", 90, Status::Alive), now(100));
+    replica.joined(now(100));
+    replica.local(LocalUpdate::Listed(SourceName::Docker), now(101));
+    assert_eq!(
+        shown(&replica, "me", "old"),
+        Some(Status::Alive),
+        "static has not listed"
+    );
+    let effects = replica.local(LocalUpdate::Listed(SourceName::Static), now(102));
+    assert_eq!(effects.broadcasts[0].status, Status::Tombstone);
+    // A peer that missed it is corrected.
+    let again = replica.remote(service("me", "older", 95, Status::Alive), now(103));
+    assert_eq!(again.broadcasts[0].status, Status::Tombstone);
+}
+
+#[test]
+fn a_live_stranger_under_our_name_is_reported_and_left_alone() {
+    let mut replica = settled();
+    let effects = replica.remote(service("me", "x", 105, Status::Alive), now(105));
+    assert_eq!((effects.foreign.len(), effects.broadcasts.len()), (1, 0));
+    assert_eq!(shown(&replica, "me", "x"), Some(Status::Alive));
+}
+
+#[test]
+fn untrue_news_about_own_instances_is_refuted() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    let lie = service("me", "1", 130, Status::Tombstone);
+    let effects = replica.remote(lie.clone(), now(110));
+    let truth = &effects.broadcasts[0];
+    assert_eq!(truth.status, Status::Alive);
+    assert!(
+        truth.updated > lie.updated,
+        "beats a stamp from a clock that runs ahead"
+    );
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Alive));
+    // The same lie again is older than the truth.
+    assert!(replica.remote(lie, now(111)).broadcasts.is_empty());
+}
+
+#[test]
+fn stamps_grow_when_the_wall_clock_steps_back() {
+    let mut replica = settled();
+    let first = replica
+        .local(present("1", Status::Alive, true), now(200))
+        .broadcasts[0]
+        .updated;
+    let back = Now {
+        wall: now(50).wall,
+        monotonic: now(201).monotonic,
+    };
+    let effects = replica.local(present("1", Status::Unhealthy, true), back);
+    assert!(effects.broadcasts[0].updated > first);
+}
+
+#[test]
+fn news_is_passed_on_once() {
+    let mut replica = settled();
+    let record = service("peer", "1", 101, Status::Alive);
+    assert_eq!(replica.remote(record.clone(), now(101)).broadcasts.len(), 1);
+    assert!(replica.remote(record, now(102)).broadcasts.is_empty());
+}
+
+#[test]
+fn quiet_records_are_refreshed_before_peers_forget_them() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    assert!(replica.tick(now(140)).broadcasts.is_empty());
+    let deadline = replica.next_deadline().unwrap();
+    assert!(deadline <= now(161).monotonic && deadline >= now(151).monotonic);
+    let effects = replica.tick(now(161));
+    assert_eq!(effects.broadcasts.len(), 1);
+    assert!(effects.changes.is_empty());
+    assert!(replica.next_deadline().unwrap() > now(161).monotonic);
+}
+
+#[test]
+fn draining_outlives_good_and_bad_checks() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    let (name, effects) = replica.drain("1", now(102));
+    assert_eq!(name.as_deref(), Some("web"));
+    assert_eq!(effects.broadcasts[0].status, Status::Draining);
+    for status in [Status::Unhealthy, Status::Alive] {
+        assert!(
+            replica
+                .local(present("1", status, true), now(103))
+                .broadcasts
+                .is_empty()
+        );
+    }
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Draining));
+    assert_eq!(replica.drain("nope", now(104)).0, None);
+    replica.local(LocalUpdate::Gone { id: "1".into() }, now(105));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Tombstone));
+}
+
+#[test]
+fn a_container_that_returns_is_announced_again() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    replica.local(LocalUpdate::Gone { id: "1".into() }, now(102));
+    let effects = replica.local(present("1", Status::Unknown, false), now(103));
+    assert_eq!(effects.broadcasts[0].status, Status::Unknown);
+    let effects = replica.local(present("1", Status::Alive, true), now(103));
+    assert_eq!(effects.broadcasts[0].status, Status::Alive);
+}
+
+#[test]
+fn farewell_buries_everything_this_host_announced() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    replica.remote(service("peer", "1", 101, Status::Alive), now(101));
+    let effects = replica.farewell(now(102));
+    assert_eq!(effects.broadcasts.len(), 1);
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Tombstone));
+    assert_eq!(shown(&replica, "peer", "1"), Some(Status::Alive));
+}
+
+#[test]
+fn stamps_from_far_in_the_future_are_refused_even_about_own_instances() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    let effects = replica.remote(service("me", "1", 10_000, Status::Tombstone), now(102));
+    assert_eq!((effects.rejected.len(), effects.broadcasts.len()), (1, 0));
+}

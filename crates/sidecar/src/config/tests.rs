@@ -1,0 +1,192 @@
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn resolve(pairs: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+    Config::resolve(&Flags::new(), &environment(pairs), "box")
+}
+
+#[test]
+fn defaults_are_the_originals() {
+    let config = resolve(&[]).unwrap();
+    assert_eq!(config.cluster_name, "default");
+    assert_eq!(config.node_name, "box");
+    assert_eq!(config.gossip_bind, "0.0.0.0:7946".parse().unwrap());
+    assert_eq!(config.http_bind, "0.0.0.0:7777".parse().unwrap());
+    assert_eq!(config.bind_ip, "192.168.168.168".parse::<IpAddr>().unwrap());
+    assert_eq!(config.discovery, Discovery::Automatic);
+    assert_eq!(config.push_pull_interval, Duration::from_secs(20));
+    assert_eq!(
+        (config.gossip_messages, config.proxy),
+        (15, ProxyKind::Builtin)
+    );
+    assert!(config.warnings.is_empty());
+    assert_eq!(config.settings.len(), VARIABLES.len());
+}
+
+#[test]
+fn flags_beat_variables_and_replace_lists() {
+    let flags = Flags::from([
+        (
+            "cluster-ip",
+            vec!["10.0.0.1".to_owned(), "seed.example:7000".to_owned()],
+        ),
+        ("cluster-name", vec!["flagged".to_owned()]),
+    ]);
+    let environment = environment(&[
+        ("SIDECAR_SEEDS", "10.9.9.9"),
+        ("SIDECAR_CLUSTER_NAME", "variable"),
+    ]);
+    let config = Config::resolve(&flags, &environment, "box").unwrap();
+    let seeds: Vec<String> = config.seeds.iter().map(ToString::to_string).collect();
+    assert_eq!(seeds, ["10.0.0.1:7946", "seed.example:7000"]);
+    assert_eq!(config.cluster_name, "flagged");
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let errors = resolve(&[
+        ("SIDECAR_PUSH_PULL_INTERVAL", "5"),
+        ("SIDECAR_BIND_PORT", "seven"),
+        ("SIDECAR_ADVERTISE_IP", "10.0.0.256"),
+        ("SIDECAR_DISCOVERY", "docker,zookeeper"),
+        ("SIDECAR_GOSSIP_INTERVAL", "0"),
+        ("SIDECAR_PROXY", "nginx"),
+        ("HAPROXY_BIND_IP", "here"),
+    ])
+    .unwrap_err();
+    let named: Vec<&str> = errors.iter().map(|error| error.name.as_str()).collect();
+    for name in [
+        "SIDECAR_PUSH_PULL_INTERVAL",
+        "SIDECAR_BIND_PORT",
+        "SIDECAR_ADVERTISE_IP",
+        "SIDECAR_DISCOVERY",
+        "SIDECAR_GOSSIP_INTERVAL",
+        "SIDECAR_PROXY",
+        "HAPROXY_BIND_IP",
+    ] {
+        assert!(named.contains(&name), "{name} missing in {named:?}");
+    }
+    let text = errors
+        .iter()
+        .find(|it| it.name == "SIDECAR_PROXY")
+        .unwrap()
+        .to_string();
+    assert_eq!(
+        text,
+        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin or none"#
+    );
+}
+
+#[test]
+fn bind_address_falls_back_to_the_original_names() {
+    for (name, value) in [
+        ("HAPROXY_BIND_IP", "10.1.1.1"),
+        ("ENVOY_BIND_IP", "10.1.1.2"),
+    ] {
+        let config = resolve(&[(name, value), ("BIND_IP", "10.1.1.9")]).unwrap();
+        assert_eq!(config.bind_ip.to_string(), value);
+    }
+    let config = resolve(&[("BIND_IP", "10.1.1.9")]).unwrap();
+    assert_eq!(config.bind_ip.to_string(), "10.1.1.9");
+    assert_eq!(config.warnings.len(), 1);
+    let config = resolve(&[("HAPROXY_BIND_IP", "")]).unwrap();
+    assert_eq!(config.bind_ip, IpAddr::from(Ipv4Addr::UNSPECIFIED));
+}
+
+#[test]
+fn unrelated_variables_of_a_login_shell_do_not_count() {
+    let config = resolve(&[("USER", "me"), ("DEBUG", "*"), ("URL", "x"), ("GROUP", "g")]).unwrap();
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn unknown_names_of_ours_are_warned_about() {
+    let config = resolve(&[("SIDECAR_SEED", "x"), ("SIDECAR_DEBUG", "nonsense")]).unwrap();
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].contains("SIDECAR_SEED "));
+}
+
+#[test]
+fn set_but_empty_discovery_is_a_consumer_and_an_empty_cluster_name_is_kept() {
+    let config = resolve(&[("SIDECAR_DISCOVERY", ""), ("SIDECAR_CLUSTER_NAME", "")]).unwrap();
+    assert_eq!(config.discovery, Discovery::Chosen(Vec::new()));
+    assert_eq!(config.cluster_name, "");
+}
+
+#[test]
+fn blank_separated_lists_work_as_in_old_compose_files() {
+    let config = resolve(&[
+        ("SIDECAR_DISCOVERY", "docker static"),
+        ("SIDECAR_SEEDS", "a b,c"),
+    ])
+    .unwrap();
+    let both = vec![SourceName::Docker, SourceName::Static];
+    assert_eq!(config.discovery, Discovery::Chosen(both));
+    assert_eq!(config.seeds.len(), 3);
+}
+
+#[test]
+fn the_docker_host_variable_counts_when_the_url_is_unset_or_empty() {
+    for url in [None, Some("")] {
+        let mut pairs = vec![("DOCKER_HOST", "tcp://10.0.0.5:2375")];
+        pairs.extend(url.map(|url| ("DOCKER_URL", url)));
+        let config = resolve(&pairs).unwrap();
+        assert_eq!(
+            config.docker,
+            Endpoint::parse("tcp://10.0.0.5:2375").unwrap()
+        );
+    }
+}
+
+#[test]
+fn seeds_of_every_form() {
+    for (text, shown) in [
+        ("10.0.0.1", "10.0.0.1:7946"),
+        ("10.0.0.1:1", "10.0.0.1:1"),
+        ("host", "host:7946"),
+        ("host.example:99", "host.example:99"),
+        ("::1", "[::1]:7946"),
+        ("[::1]", "[::1]:7946"),
+        ("[::1]:5", "[::1]:5"),
+    ] {
+        assert_eq!(parse_seed(text, 7946).unwrap().to_string(), shown);
+    }
+    for text in ["host:port", "host:0", "a/b", ":7946", "-e;"] {
+        assert!(parse_seed(text, 7946).is_none(), "{text}");
+    }
+}
+
+#[test]
+fn printed_configuration_names_the_source_of_each_value() {
+    let lines = resolve(&[("HAPROXY_BIND_IP", "10.1.1.1")]).unwrap().lines();
+    assert_eq!(lines[0].len(), 50);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line == "  * SIDECAR_BIND_IP: 10.1.1.1 (environment, HAPROXY_BIND_IP)"),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("SIDECAR_PROXY: builtin (default)"))
+    );
+}
+
+#[test]
+fn a_disabled_haproxy_means_another_proxy_is_in_charge() {
+    let disabled = ("HAPROXY_DISABLE", "true");
+    assert_eq!(resolve(&[disabled]).unwrap().proxy, ProxyKind::None);
+    let config = resolve(&[disabled, ("SIDECAR_PROXY", "builtin")]).unwrap();
+    assert_eq!(config.proxy, ProxyKind::Builtin);
+    assert_eq!(
+        resolve(&[("HAPROXY_DISABLE", "maybe")]).unwrap_err().len(),
+        1
+    );
+}

@@ -1,0 +1,282 @@
+//! Every variable and flag as data: help, README and warnings about unknown names come from here.
+
+/// One setting.
+#[derive(Debug)]
+pub struct Variable {
+    /// Environment variable.
+    pub name: &'static str,
+    /// Other variables that are honoured when `name` is not set, in order.
+    pub fallbacks: &'static [&'static str],
+    /// Command line flag that overrides it, without dashes.
+    pub flag: Option<&'static str>,
+    /// Default, as it would be written; empty for "none".
+    pub default: &'static str,
+    /// One sentence for people.
+    pub help: &'static str,
+}
+
+const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable {
+        name,
+        fallbacks: &[],
+        flag: None,
+        default,
+        help,
+    }
+}
+
+const fn with_flag(variable: Variable, flag: &'static str) -> Variable {
+    Variable {
+        flag: Some(flag),
+        ..variable
+    }
+}
+
+const fn with_fallbacks(variable: Variable, fallbacks: &'static [&'static str]) -> Variable {
+    Variable {
+        fallbacks,
+        ..variable
+    }
+}
+
+/// All settings, in the order in which they are shown.
+pub const VARIABLES: &[Variable] = &[
+    with_flag(
+        variable(
+            "SIDECAR_SEEDS",
+            "",
+            "Hosts to join, by IP or name with optional port; one that answers is enough",
+        ),
+        "cluster-ip",
+    ),
+    with_flag(
+        variable(
+            "SIDECAR_CLUSTER_NAME",
+            "default",
+            "Agents with another name are refused",
+        ),
+        "cluster-name",
+    ),
+    variable(
+        "SIDECAR_NODE_NAME",
+        "",
+        "Name of this host in the cluster; the hostname when empty or not set",
+    ),
+    with_flag(
+        variable(
+            "SIDECAR_ADVERTISE_IP",
+            "",
+            "Address other hosts reach this one at; first private IPv4 address when not set",
+        ),
+        "advertise-ip",
+    ),
+    variable(
+        "SIDECAR_EXCLUDE_IPS",
+        "192.168.168.168",
+        "Addresses never chosen as advertise address by themselves",
+    ),
+    variable(
+        "SIDECAR_BIND_PORT",
+        "7946",
+        "Gossip port, UDP and TCP, bound and advertised",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_BIND_IP",
+        "0.0.0.0",
+        "Address the gossip port is bound on",
+    ),
+    variable(
+        "SIDECAR_HTTP_BIND",
+        "0.0.0.0:7777",
+        "Address and port of the HTTP API and page",
+    ),
+    with_flag(
+        with_fallbacks(
+            variable(
+                "SIDECAR_BIND_IP",
+                "192.168.168.168",
+                "Well-known address services are reached at, added to the loopback interface when \
+                 no interface has it; empty for all addresses",
+            ),
+            &["HAPROXY_BIND_IP", "ENVOY_BIND_IP", "BIND_IP"],
+        ),
+        "bind-ip",
+    ),
+    variable("SIDECAR_PROXY", "builtin", "Data plane: builtin, or none"),
+    with_flag(
+        variable(
+            "SIDECAR_DISCOVERY",
+            "",
+            "Sources of this host's services: docker, static; when not set, whichever of the two \
+             is there; set but empty, none",
+        ),
+        "discover",
+    ),
+    with_fallbacks(
+        variable(
+            "DOCKER_URL",
+            "unix:///var/run/docker.sock",
+            "Docker engine: unix://PATH, tcp://HOST:PORT or http://HOST:PORT",
+        ),
+        &["DOCKER_HOST"],
+    ),
+    variable(
+        "STATIC_CONFIG_FILE",
+        "static.json",
+        "File with services that run without Docker",
+    ),
+    variable(
+        "SIDECAR_DEFAULT_CHECK_ENDPOINT",
+        "/version",
+        "Path of the health check of services that name none",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_INTERVAL",
+        "200ms",
+        "Time between gossip rounds",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_MESSAGES",
+        "15",
+        "Most packets to one host in one round; 0 means 3",
+    ),
+    variable(
+        "SIDECAR_PUSH_PULL_INTERVAL",
+        "20s",
+        "Time between full exchanges with a random host; 0 means 79s",
+    ),
+    variable(
+        "SIDECAR_HANDOFF_QUEUE_DEPTH",
+        "1024",
+        "Records from peers that may wait to be merged; more are dropped and counted",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_DELEGATE_VERSIONS",
+        "0,0,0",
+        "Application protocol announced to peers (min,max,current); 2,5,5 to meet Serf agents",
+    ),
+    with_flag(
+        variable(
+            "SIDECAR_LOGGING_LEVEL",
+            "info",
+            "debug, info, warn or error",
+        ),
+        "logging-level",
+    ),
+    variable(
+        "SIDECAR_LOGGING_FORMAT",
+        "text",
+        "json for JSON lines, anything else for text",
+    ),
+];
+
+/// Variables of the original program that need no action here, and why. They are accepted without
+/// a word so that an existing environment file works as it is.
+pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("SIDECAR_DEBUG", "the original reads it and never uses it"),
+    (
+        "SIDECAR_DISCOVERY_SLEEP_INTERVAL",
+        "discovery follows events and never sleeps",
+    ),
+];
+
+/// Variables of the original whose function this version does not have: a warning says so.
+pub const NOT_YET: &[&str] = &[
+    "SIDECAR_STATS_ADDR",
+    "SERVICES_NAMER",
+    "SERVICES_NAME_LABEL",
+    "SERVICES_NAME_MATCH",
+    "K8S_KUBE_API_IP",
+    "K8S_KUBE_API_PORT",
+    "K8S_NAMESPACE",
+    "K8S_KUBE_TIMEOUT",
+    "K8S_CREDS_PATH",
+    "K8S_ANNOUNCE_ALL_NODES",
+    "HAPROXY_TEMPLATE_FILE",
+    "HAPROXY_CONFIG_FILE",
+    "HAPROXY_PID_FILE",
+    "HAPROXY_RELOAD_COMMAND",
+    "HAPROXY_VERIFY_COMMAND",
+    "HAPROXY_USER",
+    "HAPROXY_GROUP",
+    "HAPROXY_USE_HOSTNAMES",
+    "ENVOY_USE_HOSTNAMES",
+    "ENVOY_GRPC_PORT",
+    "LISTENERS_URLS",
+];
+
+/// The variable of that name.
+pub fn find(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().find(|variable| variable.name == name)
+}
+
+/// What `--help` says about variables.
+pub fn help_text() -> String {
+    let mut out = String::from("Environment variables (a flag overrides its variable):\n");
+    for variable in VARIABLES {
+        let default = match variable.default {
+            "" => String::new(),
+            default => format!(" [default: {default}]"),
+        };
+        let flag = variable
+            .flag
+            .map_or_else(String::new, |flag| format!(" (--{flag})"));
+        let also = match variable.fallbacks {
+            [] => String::new(),
+            names => format!(" [else: {}]", names.join(", ")),
+        };
+        out.push_str(&format!(
+            "  {}{flag}\n          {}{default}{also}\n",
+            variable.name, variable.help
+        ));
+    }
+    out
+}
+
+/// The README's table.
+pub fn markdown_table() -> String {
+    let mut out = String::from("| variable | flag | default | meaning |\n|---|---|---|---|\n");
+    for variable in VARIABLES {
+        let flag = variable
+            .flag
+            .map_or_else(String::new, |flag| format!("`--{flag}`"));
+        let default = match variable.default {
+            "" => String::new(),
+            default => format!("`{default}`"),
+        };
+        let also = match variable.fallbacks {
+            [] => String::new(),
+            names => format!(" (also read: `{}`)", names.join("`, `")),
+        };
+        out.push_str(&format!(
+            "| `{}` | {flag} | {default} | {}{also} |\n",
+            variable.name, variable.help
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's table is this one; `UPDATE_EXPECT=1 cargo test` writes it anew.
+    #[test]
+    fn the_readme_lists_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let begin = readme.find("<!-- settings:").unwrap();
+        let begin = begin + readme[begin..].find("-->\n").unwrap() + "-->\n".len();
+        let end = readme.find("<!-- end of settings -->").unwrap();
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            let updated = format!("{}{}{}", &readme[..begin], markdown_table(), &readme[end..]);
+            std::fs::write(path, updated).unwrap();
+            return;
+        }
+        assert_eq!(
+            &readme[begin..end],
+            markdown_table(),
+            "run with UPDATE_EXPECT=1"
+        );
+    }
+}

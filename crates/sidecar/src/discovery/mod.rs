@@ -1,0 +1,74 @@
+//! What runs on this host. Every source speaks the same vocabulary; none knows of another.
+
+pub mod docker;
+pub mod static_file;
+mod supervise;
+
+pub use supervise::{present, run};
+
+use catalog::Service;
+
+/// Where an instance was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceName {
+    /// The Docker engine's API.
+    Docker,
+    /// The static file.
+    Static,
+}
+
+/// An instance as its source describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Identity, ports and mode. Status is [`catalog::Status::Unknown`] and `updated` is
+    /// [`catalog::Timestamp::EPOCH`]: health and the catalog's writer fill them.
+    pub service: Service,
+    /// How to tell whether it works, as its owner wrote it.
+    pub check: CheckSpec,
+}
+
+/// A health check as written in labels or in the static file, not interpreted yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckSpec {
+    /// `HttpGet`, `External`, `AlwaysSuccessful`; `None` means the default check.
+    pub kind: Option<String>,
+    /// Template of the check's argument.
+    pub args: Option<String>,
+}
+
+/// One step in a source's account of the world.
+///
+/// `Init`, any number of `InitApply`, `InitDone` is a complete listing: what it does not name is
+/// gone once it is done, and not before. `Apply` and `Delete` are changes in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// A complete listing begins.
+    Init,
+    /// One instance of the listing.
+    InitApply(Instance),
+    /// The listing is complete.
+    InitDone,
+    /// An instance appeared or changed.
+    Apply(Instance),
+    /// An instance is gone.
+    Delete {
+        /// Its [`Service::id`].
+        id: String,
+    },
+}
+
+/// Where sources send their account; bounded, sources wait when health is behind.
+pub type SourceSender = tokio::sync::mpsc::Sender<(SourceName, SourceEvent)>;
+
+/// What the sources need to know of this host.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the Docker engine answers.
+    pub docker: docker::Endpoint,
+    /// The static file.
+    pub static_file: std::path::PathBuf,
+    /// Name of this host in records.
+    pub hostname: String,
+    /// Address of this host in records.
+    pub advertise_ip: std::net::IpAddr,
+}

@@ -1,0 +1,375 @@
+//! Services that a file names: databases on this host, machines that run no sidecar.
+//!
+//! The file is read as a whole or not at all: while it is missing or wrong, what it last said stays.
+//! It is watched by looking at it every second, which works where notifications do not: bind mounts,
+//! symlink swaps, overlays. The JSON's shape is in `schema`; its names and defaults are Go Sidecar's,
+//! except that an absent type means `tcp`, an absent mode `http`, and that identities are stable.
+
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use catalog::{Service, Timestamp};
+use tokio::{
+    fs::File,
+    io::AsyncReadExt,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::schema::{List, Target};
+use super::{CheckSpec, Instance, SourceEvent, SourceName, SourceSender};
+
+/// How often the file is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Most of a problem that is told: it quotes values, which may be long.
+const PROBLEM_CHARS_MAX: usize = 400;
+
+/// Which file to read, and what stands where it is silent.
+#[derive(Debug, Clone)]
+pub struct StaticConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Name of this host.
+    pub hostname: String,
+    /// Address of ports that name none.
+    pub advertise_ip: IpAddr,
+}
+
+/// Why the file says nothing. What it last said stays; it is tried again when it changes.
+#[derive(Debug, thiserror::Error)]
+pub enum StaticError {
+    /// There is no such file.
+    #[error(
+        "static file {path:?} does not exist; create it, or name another in STATIC_CONFIG_FILE"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A directory or a device. Docker makes a directory of a bind mount whose file is missing.
+    #[error("static file {path:?} is not a file; was it missing when a container mounted it?")]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It could not be read.
+    #[error("cannot read static file {path:?}: {error}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        error: io::Error,
+    },
+    /// It is too large.
+    #[error("static file {path:?} is larger than {FILE_BYTES_MAX} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not UTF-8 text.
+    #[error("static file {path:?} is not UTF-8 text from byte {offset} on")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Bytes before the first that is wrong.
+        offset: usize,
+    },
+    /// It is not JSON, or a value is not what belongs there.
+    #[error("static file {path:?}, line {line}, column {column}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line of the problem, from 1.
+        line: usize,
+        /// Column of the problem, from 1.
+        column: usize,
+        /// Place, value and what was expected.
+        problem: String,
+    },
+}
+
+/// Reads the text of a static file; every record is `now` created.
+///
+/// # Errors
+/// The first problem of the text; a text with one says nothing at all.
+pub fn parse(
+    text: &str,
+    config: &StaticConfig,
+    now: Timestamp,
+) -> Result<Vec<Instance>, StaticError> {
+    let targets: Option<List<Target>> = serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let problem = error.to_string();
+        let place = format!(" at line {line} column {column}");
+        let problem = problem.strip_suffix(&place).unwrap_or(&problem);
+        let problem = problem.chars().take(PROBLEM_CHARS_MAX).collect();
+        StaticError::Invalid {
+            path: config.path.clone(),
+            line,
+            column,
+            problem,
+        }
+    })?;
+    let mut ids = BTreeSet::new();
+    let instance = |target: Target| {
+        let mut service = target
+            .service
+            .record(&config.hostname, config.advertise_ip, now);
+        service.id = unused_id(&service, &mut ids);
+        let word = |it: String| Some(it).filter(|it| !it.is_empty());
+        let check = CheckSpec {
+            kind: word(target.check.kind),
+            args: word(target.check.args),
+        };
+        Instance { service, check }
+    };
+    Ok(targets.map_or_else(Vec::new, |targets| {
+        targets.0.into_iter().map(instance).collect()
+    }))
+}
+
+/// The ID of a record: the same after every restart, and when other entries come and go. Entries
+/// alike in everything that counts are told apart by their order.
+fn unused_id(service: &Service, ids: &mut BTreeSet<String>) -> String {
+    let mut copy = 0_u64;
+    loop {
+        let id = stable_id(service, copy);
+        if ids.insert(id.clone()) {
+            return id;
+        }
+        copy += 1;
+    }
+}
+
+/// 12 hex digits: FNV-1a (64 bits, folded to 48) over host, name, image, ports and `copy`, each text
+/// followed by a byte that no text holds. Part of what peers see: changing it renames every static
+/// service of a cluster.
+fn stable_id(service: &Service, copy: u64) -> String {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let mut hash = OFFSET_BASIS;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+        }
+    };
+    for text in [&service.hostname, &service.name, &service.image] {
+        add(text.as_bytes());
+        add(&[0xff]);
+    }
+    for port in service.port_list() {
+        add(port.kind.as_bytes());
+        add(&[0xff]);
+        add(&port.port.to_be_bytes());
+        add(&port.service_port.to_be_bytes());
+        add(port.ip.as_bytes());
+        add(&[0xff]);
+    }
+    add(&copy.to_be_bytes());
+    format!("{:012x}", (hash >> 48) ^ (hash & 0xffff_ffff_ffff))
+}
+
+/// Follows the file until `shutdown`, or until nobody listens to `events`.
+pub async fn run(config: StaticConfig, events: SourceSender, shutdown: CancellationToken) {
+    let mut watcher = Watcher {
+        config,
+        events,
+        stamp: None,
+        held: BTreeMap::new(),
+        complaint: None,
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = watcher.watch() => {}
+    }
+}
+
+struct Watcher {
+    config: StaticConfig,
+    events: SourceSender,
+    /// What the file looked like before it was last read to its end.
+    stamp: Option<Stamp>,
+    /// What it last said, by ID.
+    held: BTreeMap<String, Instance>,
+    /// The error logged last, while it lasts.
+    complaint: Option<String>,
+}
+
+/// What changes when a file does: contents, replacement by rename, and a copy that keeps its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Watcher {
+    async fn watch(&mut self) {
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let instances = match self.look().await {
+                Ok(None) => continue,
+                Ok(Some(instances)) => instances,
+                Err(error) => {
+                    self.complain(&error);
+                    continue;
+                }
+            };
+            if self.announce(instances).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// What the file says, if it may have changed.
+    async fn look(&mut self) -> Result<Option<Vec<Instance>>, StaticError> {
+        let path = &self.config.path;
+        let read = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => StaticError::Missing { path: path.clone() },
+            _ => StaticError::Read {
+                path: path.clone(),
+                error,
+            },
+        };
+        let previous = self.stamp.take();
+        let metadata = tokio::fs::metadata(path).await.map_err(read)?;
+        if !metadata.is_file() {
+            return Err(StaticError::NoFile { path: path.clone() });
+        }
+        let stamp = Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        };
+        if previous == Some(stamp) {
+            self.stamp = previous;
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(path).await.map_err(read)?;
+        file.take(FILE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(read)?;
+        // Taken before the reading: a change during it is seen at the next look.
+        self.stamp = Some(stamp);
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(StaticError::TooLarge { path: path.clone() });
+        }
+        let text = str::from_utf8(&bytes).map_err(|error| StaticError::NotText {
+            path: path.clone(),
+            offset: error.valid_up_to(),
+        })?;
+        parse(text, &self.config, SystemTime::now().into()).map(Some)
+    }
+
+    /// Sends what the file says now. An error means that nobody listens.
+    async fn announce(&mut self, instances: Vec<Instance>) -> Result<(), ()> {
+        let mut now = BTreeMap::new();
+        for mut instance in instances {
+            if let Some(known) = self.held.get(&instance.service.id) {
+                instance.service.created = known.service.created;
+            }
+            now.insert(instance.service.id.clone(), instance);
+        }
+        self.send(SourceEvent::Init).await?;
+        for instance in now.values() {
+            self.send(SourceEvent::InitApply(instance.clone())).await?;
+        }
+        self.send(SourceEvent::InitDone).await?;
+        let added = now.keys().filter(|id| !self.held.contains_key(*id)).count();
+        let removed = self.held.keys().filter(|id| !now.contains_key(*id)).count();
+        let changed = now
+            .iter()
+            .filter(|(id, it)| self.held.get(*id).is_some_and(|held| held != *it));
+        tracing::info!(
+            path = %self.config.path.display(),
+            services = now.len(),
+            added,
+            removed,
+            changed = changed.count(),
+            "static file read",
+        );
+        for instance in now
+            .values()
+            .filter(|it| self.held.get(&it.service.id) != Some(it))
+        {
+            warn_of_what_is_not_routed(&instance.service);
+        }
+        self.held = now;
+        self.complaint = None;
+        Ok(())
+    }
+
+    async fn send(&self, event: SourceEvent) -> Result<(), ()> {
+        self.events
+            .send((SourceName::Static, event))
+            .await
+            .map_err(|_| ())
+    }
+
+    /// Logs an error unless it is the one logged last.
+    fn complain(&mut self, error: &StaticError) {
+        let complaint = error.to_string();
+        if self.complaint.as_ref() == Some(&complaint) {
+            return;
+        }
+        match error {
+            StaticError::Missing { .. } => tracing::warn!(
+                "{complaint}; watching for it, its {} known services stay as they are",
+                self.held.len()
+            ),
+            _ => tracing::error!(
+                "{complaint}; its {} known services stay as they are",
+                self.held.len()
+            ),
+        }
+        self.complaint = Some(complaint);
+    }
+}
+
+/// Go Sidecar takes any text for a mode or an address, so do we; but its owner should know.
+fn warn_of_what_is_not_routed(service: &Service) {
+    let Service {
+        name, proxy_mode, ..
+    } = service;
+    if service.mode().is_none() {
+        tracing::warn!(
+            service = name,
+            "static service {name:?}: ProxyMode {proxy_mode:?} is not one of http, tcp, ws; proxies \
+             leave it out"
+        );
+    }
+    for port in service
+        .port_list()
+        .iter()
+        .filter(|port| Service::address_of(port).is_none())
+    {
+        tracing::warn!(
+            service = name,
+            "static service {name:?}: IP {:?} of port {} is not an address; proxies leave it out",
+            port.ip,
+            port.port,
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! Names, addresses and outgoing connections. Nothing here reaches libc's resolver.
+
+pub mod bind_address;
+#[cfg(target_os = "linux")]
+pub mod netlink;
+pub mod resolver;

@@ -1,0 +1,247 @@
+//! One ServicePort: opening it, however long that takes, and accepting connections.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use catalog::ProxyMode;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EndpointStatus, ListenError, ListenState, PortStatus, Shared, balance::Pool, connection,
+    is_listener,
+};
+use crate::routes::Route;
+
+/// Connections the kernel completes ahead of us; it caps this at its own limit.
+const BACKLOG: i32 = 1024;
+/// First pause before a port is tried again; doubles with each failure.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before a port is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Pause after a connection could not be accepted. What is missing then (file descriptors, memory)
+/// is missing for the next one too, and the listener stays ready: without a pause it would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A ServicePort: what it serves now, and what is counted of it.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) address: SocketAddr,
+    pub(super) pool: Pool,
+    pub(super) counts: Counts,
+    owner: Mutex<Owner>,
+    listen: Mutex<ListenState>,
+}
+
+#[derive(Debug, Default)]
+struct Owner {
+    service: String,
+    mode: ProxyMode,
+    /// Endpoints that are this very listener, left out.
+    own: BTreeSet<SocketAddr>,
+}
+
+/// Grow for as long as the listener lives.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) open: AtomicU64,
+    pub(super) total: AtomicU64,
+    pub(super) unserved: AtomicU64,
+    pub(super) connect_failures: AtomicU64,
+    pub(super) to_endpoints_bytes: AtomicU64,
+    pub(super) to_clients_bytes: AtomicU64,
+}
+
+/// Of values that are replaced as a whole: a panic elsewhere leaves them valid.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Port {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            pool: Pool::default(),
+            counts: Counts::default(),
+            owner: Mutex::default(),
+            listen: Mutex::default(),
+        }
+    }
+
+    /// Sends the next connections along `route`. Instances that share an address are one endpoint.
+    pub(super) fn follow(&self, route: &Route) {
+        let (own, addresses): (BTreeSet<_>, BTreeSet<_>) = route
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address)
+            .partition(|&address| is_listener(self.address, address));
+        self.pool.replace(&addresses);
+        let mut owner = lock(&self.owner);
+        if let Some(endpoint) = own.difference(&owner.own).next() {
+            tracing::warn!(
+                service = route.service, port = self.address.port(), %endpoint,
+                "an instance announces the proxy's own address; it is left out"
+            );
+        }
+        *owner = Owner {
+            service: route.service.clone(),
+            mode: route.mode,
+            own,
+        };
+    }
+
+    pub(super) fn service(&self) -> String {
+        lock(&self.owner).service.clone()
+    }
+
+    pub(super) fn status(&self, now: Instant) -> PortStatus {
+        let endpoints = self.pool.view(now).into_iter().map(|view| EndpointStatus {
+            address: view.endpoint.address,
+            connections_open: view.endpoint.open.load(Relaxed),
+            connections_total: view.endpoint.total.load(Relaxed),
+            connect_failures: view.endpoint.failures.load(Relaxed),
+            avoided: view.avoided,
+        });
+        let counts = &self.counts;
+        PortStatus {
+            service: self.service(),
+            mode: lock(&self.owner).mode,
+            listen: lock(&self.listen).clone(),
+            // What a connection counted is seen once its end is.
+            connections_open: counts.open.load(Acquire),
+            connections_total: counts.total.load(Relaxed),
+            connections_unserved: counts.unserved.load(Relaxed),
+            connect_failures: counts.connect_failures.load(Relaxed),
+            to_endpoints_bytes: counts.to_endpoints_bytes.load(Relaxed),
+            to_clients_bytes: counts.to_clients_bytes.load(Relaxed),
+            endpoints: endpoints.collect(),
+        }
+    }
+}
+
+/// Opens the port and accepts its connections until `stop`; the port is closed when this returns.
+pub(super) async fn serve(port: Arc<Port>, shared: Arc<Shared>, stop: CancellationToken) {
+    let work = async {
+        let listener = open_patiently(&port, &shared).await;
+        loop {
+            accept(&listener, &port, &shared).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Tries until the port is open. Each cause is logged when it first shows, and so is the success.
+async fn open_patiently(port: &Port, shared: &Shared) -> TcpListener {
+    let mut pause = RETRY_MIN;
+    loop {
+        let (state, listener) = match open(port.address) {
+            Ok(listener) => (ListenState::Listening, Some(listener)),
+            Err(error) => (
+                ListenState::Failed(ListenError::new(port.address, &error)),
+                None,
+            ),
+        };
+        let before = std::mem::replace(&mut *lock(&port.listen), state.clone());
+        if before != state {
+            let service = port.service();
+            match &state {
+                ListenState::Failed(error) => {
+                    tracing::warn!(service, port = port.address.port(), "{error}; trying again");
+                }
+                ListenState::Listening | ListenState::Starting => {
+                    tracing::info!(service, address = %port.address, "listening");
+                }
+            }
+            shared.news.notify_one();
+        }
+        if let Some(listener) = listener {
+            return listener;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Otherwise connections of a former life in TIME_WAIT keep the port for a minute.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts one connection and sets it on its way. While the limit is reached it holds the one it
+/// has, and accepts no other.
+async fn accept(listener: &TcpListener, port: &Arc<Port>, shared: &Arc<Shared>) {
+    let client = match listener.accept().await {
+        Ok((client, _)) => client,
+        Err(error) if is_the_clients(&error) => return,
+        Err(error) => {
+            shared.accept_failures.fetch_add(1, Relaxed);
+            if shared.may_log_trouble(Instant::now()) {
+                tracing::warn!(
+                    address = %port.address, %error,
+                    "cannot accept connections; pausing {} ms each time", ACCEPT_PAUSE.as_millis()
+                );
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            return;
+        }
+    };
+    start(client, port, shared).await;
+}
+
+async fn start(client: TcpStream, port: &Arc<Port>, shared: &Arc<Shared>) {
+    let permits = &shared.permits;
+    let permit = if let Ok(permit) = permits.clone().try_acquire_owned() {
+        permit
+    } else {
+        if shared.may_log_trouble(Instant::now()) {
+            tracing::warn!(
+                address = %port.address,
+                "all {} connections of the proxy are in use; new ones wait",
+                shared.limits.connections_max
+            );
+        }
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
+        permit
+    };
+    let connection = connection::serve(client, port.clone(), shared.clone(), permit);
+    shared.connections.spawn(connection);
+}
+
+/// The client gave up before it was accepted: no trouble of ours.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}

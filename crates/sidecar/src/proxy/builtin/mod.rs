@@ -1,0 +1,259 @@
+//! The built-in data plane: this process listens on every ServicePort and carries the bytes. Nothing
+//! needs to be installed for it.
+//!
+//! It follows the newest [`Routes`] and skips those in between. A new route gets a listener, a
+//! removed one loses it at once (clients are refused), and a changed one only gets other endpoints
+//! for its next connections. An established connection is never touched by any of this: it ends
+//! when its client or its endpoint ends it, or when the drain at shutdown runs out.
+//!
+//! All modes are carried as bytes: a connection, not a request, is what is balanced, tried on the
+//! next endpoint and counted. There is no idle timeout, because a database connection may be silent
+//! for hours; keep-alive probes find the dead ones.
+//!
+//! It decides nothing about ports, modes and owners: that is [`crate::routes`].
+
+mod balance;
+mod connection;
+mod copy;
+mod listener;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    task::JoinHandle,
+    time::MissedTickBehavior,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus};
+use self::{listener::Port, status::is_listener};
+use crate::routes::{Route, Routes};
+
+/// Bounds of the data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long an endpoint may take to accept a connection while another is left to try; 1 s.
+    pub connect_timeout: Duration,
+    /// The same when there is no other; 4 s, so that two lost packets (Linux sends the request for a
+    /// connection again after 1 s and after 3 s) cost time and not the connection.
+    pub connect_timeout_last: Duration,
+    /// When no further endpoint is tried for a connection; 10 s.
+    pub connect_deadline: Duration,
+    /// How long connections may go on after shutdown began; 5 s.
+    pub drain_deadline: Duration,
+    /// Most connections at a time, over all ServicePorts; 65,536. One more per ServicePort is
+    /// accepted and waits for its turn; the rest wait in the listener's backlog. Each takes two
+    /// file descriptors, so the process's limit usually comes first; then accepting pauses.
+    pub connections_max: usize,
+    /// How often counts are published, beside every change of a listener; 1 s.
+    pub status_interval: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            connect_timeout_last: Duration::from_secs(4),
+            connect_deadline: Duration::from_secs(10),
+            drain_deadline: Duration::from_secs(5),
+            connections_max: 65_536,
+            status_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Serves the newest routes on `bind` until `shutdown`, then drains: see [`run_with`].
+pub async fn run(
+    bind: IpAddr,
+    routes: watch::Receiver<Arc<Routes>>,
+    status: watch::Sender<Arc<PlaneStatus>>,
+    shutdown: CancellationToken,
+) {
+    run_with(Limits::default(), bind, routes, status, shutdown).await;
+}
+
+/// Serves the newest routes on `bind` until `shutdown`: then all listeners close at once, and this
+/// returns when the last connection has ended, or after the drain deadline with the rest cut off.
+///
+/// When the sender of the routes is gone, the last ones stay in force.
+pub async fn run_with(
+    limits: Limits,
+    bind: IpAddr,
+    mut routes: watch::Receiver<Arc<Routes>>,
+    status: watch::Sender<Arc<PlaneStatus>>,
+    shutdown: CancellationToken,
+) {
+    let mut plane = Plane {
+        bind,
+        shared: Arc::new(Shared::new(limits)),
+        ports: BTreeMap::new(),
+    };
+    let mut ticks = tokio::time::interval(limits.status_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut source_lives = true;
+    loop {
+        let wanted = routes.borrow_and_update().clone();
+        plane.reconcile(&wanted).await;
+        loop {
+            plane.publish(&status);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return plane.stop(&status).await,
+                changed = routes.changed(), if source_lives => {
+                    source_lives = changed.is_ok();
+                    break;
+                }
+                () = plane.shared.news.notified() => {}
+                _ = ticks.tick() => {}
+            }
+        }
+    }
+}
+
+/// What all listeners and connections share.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    permits: Arc<Semaphore>,
+    connections: TaskTracker,
+    /// Ends established connections.
+    cut_off: CancellationToken,
+    /// A listener changed its state.
+    news: Notify,
+    accept_failures: AtomicU64,
+    /// When trouble with accepting was logged last: it comes with every connection or not at all.
+    trouble_logged: Mutex<Option<Instant>>,
+}
+
+impl Shared {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            permits: Arc::new(Semaphore::new(limits.connections_max)),
+            connections: TaskTracker::new(),
+            cut_off: CancellationToken::new(),
+            news: Notify::new(),
+            accept_failures: AtomicU64::new(0),
+            trouble_logged: Mutex::new(None),
+        }
+    }
+
+    /// Whether trouble with accepting may be logged now: once in ten seconds.
+    fn may_log_trouble(&self, now: Instant) -> bool {
+        const PAUSE: Duration = Duration::from_secs(10);
+        let mut logged = self
+            .trouble_logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let may = logged.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+        if may {
+            *logged = Some(now);
+        }
+        may
+    }
+}
+
+#[derive(Debug)]
+struct Plane {
+    bind: IpAddr,
+    shared: Arc<Shared>,
+    ports: BTreeMap<u16, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    port: Arc<Port>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Plane {
+    async fn reconcile(&mut self, routes: &Routes) {
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.ports)
+            .into_iter()
+            .partition(|(number, _)| routes.by_port.contains_key(number));
+        self.ports = kept;
+        close(gone.into_values().collect()).await;
+        for (number, route) in &routes.by_port {
+            if let Some(running) = self.ports.get(number) {
+                running.port.follow(route);
+            } else {
+                self.ports.insert(*number, self.start(*number, route));
+            }
+        }
+    }
+
+    fn start(&self, number: u16, route: &Route) -> Running {
+        let port = Arc::new(Port::new(SocketAddr::new(self.bind, number)));
+        port.follow(route);
+        let stop = CancellationToken::new();
+        let task = listener::serve(port.clone(), self.shared.clone(), stop.clone());
+        Running {
+            port,
+            stop,
+            task: tokio::spawn(task),
+        }
+    }
+
+    fn publish(&self, status: &watch::Sender<Arc<PlaneStatus>>) {
+        let now = Instant::now();
+        let limits = &self.shared.limits;
+        let new = PlaneStatus {
+            ports: self
+                .ports
+                .iter()
+                .map(|(&number, it)| (number, it.port.status(now)))
+                .collect(),
+            connections_open: limits.connections_max - self.shared.permits.available_permits(),
+            connections_max: limits.connections_max,
+            accept_failures: self.shared.accept_failures.load(Relaxed),
+        };
+        status.send_if_modified(|old| {
+            let differs = **old != new;
+            if differs {
+                *old = Arc::new(new);
+            }
+            differs
+        });
+    }
+
+    async fn stop(mut self, status: &watch::Sender<Arc<PlaneStatus>>) {
+        close(std::mem::take(&mut self.ports).into_values().collect()).await;
+        self.publish(status);
+        let shared = &self.shared;
+        shared.connections.close();
+        let drained =
+            tokio::time::timeout(shared.limits.drain_deadline, shared.connections.wait()).await;
+        if drained.is_err() {
+            tracing::info!(
+                connections = shared.connections.len(),
+                "cutting off proxy connections that outlived the drain"
+            );
+            shared.cut_off.cancel();
+            shared.connections.wait().await;
+        }
+        self.publish(status);
+    }
+}
+
+/// Closes listeners and returns when their ports are free again, so that a route that returns can
+/// have its port.
+async fn close(listeners: Vec<Running>) {
+    for running in &listeners {
+        running.stop.cancel();
+    }
+    for running in listeners {
+        if let Err(error) = running.task.await {
+            tracing::error!(%error, "a proxy listener ended in a panic");
+        }
+    }
+}

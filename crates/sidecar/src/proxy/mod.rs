@@ -1,0 +1,3 @@
+//! Data planes: routes to traffic.
+
+pub mod builtin;
