@@ -30,13 +30,22 @@ impl Resolver {
     /// # Errors
     /// When no name server answers, or the name has no address.
     pub async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let bare = name.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(name);
+        let bare = name
+            .strip_prefix('[')
+            .and_then(|it| it.strip_suffix(']'))
+            .unwrap_or(name);
         if let Ok(address) = bare.parse() {
             return Ok(vec![address]);
         }
-        let fail = |reason: String| ResolveError { name: name.to_owned(), reason };
+        let fail = |reason: String| ResolveError {
+            name: name.to_owned(),
+            reason,
+        };
         let resolver = self.resolver().await.map_err(fail)?;
-        let answer = resolver.lookup_ip(name).await.map_err(|error| fail(error.to_string()))?;
+        let answer = resolver
+            .lookup_ip(name)
+            .await
+            .map_err(|error| fail(error.to_string()))?;
         let addresses: Vec<IpAddr> = answer.iter().collect();
         if addresses.is_empty() {
             return Err(fail("it has no addresses".to_owned()));
