@@ -155,7 +155,9 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), String> {
             .ok_or("the bracket before its host is not closed")?;
         host.parse::<Ipv6Addr>()
             .map_err(|_| format!("{host:?} is not an IPv6 address"))?;
-        let port = rest.strip_prefix(':').or(rest.is_empty().then_some(""));
+        let port = rest
+            .strip_prefix(':')
+            .or_else(|| rest.is_empty().then_some(""));
         (
             host,
             port.ok_or_else(|| format!("{rest:?} after its host is not a port"))?,

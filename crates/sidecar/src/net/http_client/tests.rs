@@ -18,8 +18,6 @@ use super::*;
 
 /// Far more than any answer here takes; only a failing test waits for it.
 const AMPLE: Duration = Duration::from_secs(30);
-/// Enough to be late by; waited for in full.
-const SHORT: Duration = Duration::from_millis(150);
 
 /// Answers connections with the given texts in order, the last one for ever; yields request heads.
 async fn serve(answers: Vec<Vec<u8>>) -> (u16, mpsc::UnboundedReceiver<String>) {
@@ -203,18 +201,24 @@ async fn what_is_no_http_is_an_error() {
 async fn a_silent_server_is_given_up_in_time() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let error = client().get(&url, SHORT).await.unwrap_err();
+    let request = tokio::spawn(async move { client().get(&url, AMPLE).await });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_head(&mut stream).await;
+    tokio::time::pause();
+    tokio::time::advance(AMPLE).await;
+    let error = request.await.unwrap().unwrap_err();
     assert!(
         matches!(
             error,
             HttpError::Timeout {
                 doing: "waiting for the answer",
-                limit: SHORT,
+                limit: AMPLE,
                 ..
             }
         ),
         "{error}"
     );
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
 }
 
 #[tokio::test]
