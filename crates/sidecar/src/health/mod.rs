@@ -1,8 +1,29 @@
 //! Whether what was found works.
+//!
+//! Sources say what is on this host (`inventory`), owners say how to tell whether it works (`check`,
+//! with `arguments` and `words`), one task per instance asks (`probe`, `external`) when it is due
+//! (`schedule`), and `engine` tells the catalog's writer what changed. What the cluster makes of a
+//! status, and draining, are not decided here.
+
+mod arguments;
+mod check;
+mod engine;
+mod external;
+mod inventory;
+mod probe;
+mod schedule;
+mod words;
+
+use std::{net::IpAddr, time::Duration};
 
 use catalog::Service;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::discovery::SourceName;
+use crate::{
+    discovery::{SourceEvent, SourceName},
+    net::{http_client::HttpClient, resolver::Resolver},
+};
 
 /// What this host knows of its own instances, for the catalog's writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,4 +45,64 @@ pub enum LocalUpdate {
     /// A source finished its first complete listing: what the cluster holds of this host beyond
     /// what was found is from a former life.
     Listed(SourceName),
+}
+
+/// How instances are checked.
+#[derive(Debug, Clone)]
+pub struct HealthConfig {
+    /// What `{{ host }}` means, and where ports that are bound to all addresses are asked.
+    pub advertise_ip: IpAddr,
+    /// Path that is asked for when an instance has no check of its own; Go Sidecar's is `/version`.
+    /// Empty means `/`.
+    pub default_endpoint: String,
+    /// From one check of an instance to its next; 3 s in Go Sidecar. New instances that do not work
+    /// yet are asked more often. Shorter finds failures sooner, for more requests.
+    pub interval: Duration,
+    /// The time a check has, with all its redirects; 2.999 s in Go Sidecar. With more than the
+    /// interval a hanging instance is found later than it could be.
+    pub timeout: Duration,
+}
+
+/// Checks what `sources` find until `shutdown`, or until nobody receives `updates`.
+///
+/// An instance is announced unchecked as soon as it is found, and after that whenever its record or
+/// its status changes. When this returns, no check runs any more, and no process of one.
+pub async fn run(
+    config: HealthConfig,
+    resolver: Resolver,
+    sources: mpsc::Receiver<(SourceName, SourceEvent)>,
+    updates: mpsc::Sender<LocalUpdate>,
+    shutdown: CancellationToken,
+) {
+    let probe = probe::Prober {
+        http: HttpClient::new(resolver),
+    };
+    engine::run(config, probe, sources, updates, shutdown).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::{Port, Status, Timestamp};
+
+    use super::*;
+
+    /// An instance of `web` with service port 8080 behind 10.0.0.1:32768.
+    pub(super) fn service(id: &str) -> Service {
+        Service {
+            id: id.to_owned(),
+            name: "web".to_owned(),
+            image: "web:1.0".to_owned(),
+            created: Timestamp::EPOCH,
+            hostname: "node-a".to_owned(),
+            ports: Some(vec![Port {
+                kind: "tcp".to_owned(),
+                port: 32768,
+                service_port: 8080,
+                ip: "10.0.0.1".to_owned(),
+            }]),
+            updated: Timestamp::EPOCH,
+            proxy_mode: "http".to_owned(),
+            status: Status::Unknown,
+        }
+    }
 }

@@ -1,0 +1,245 @@
+//! The tokio shell around [`node`](crate::node): one UDP socket for sending and receiving, one TCP
+//! listener on the same port, timers, and the application's side of it all.
+//!
+//! | task | what it does |
+//! | --- | --- |
+//! | core (one) | owns the node and the UDP socket; never waits for the application or a stream |
+//! | accept (one) | hands connections out, within the bounds of `streams` |
+//! | stream (many) | one connection: reads, encodes, writes; asks the core for the rest |
+//!
+//! Events go through a bounded channel. When the application is slow, messages of peers are
+//! dropped and counted (gossip and state exchanges bring the content again), but changes of
+//! membership are kept: at most three per member, later ones merged into earlier ones.
+
+mod core;
+mod malformed;
+mod meters;
+mod pending;
+mod sockets;
+mod streams;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::core::{Command, Core};
+use self::meters::Shared;
+use self::streams::Streams;
+use crate::node::{ConfigError, Node};
+
+pub use self::meters::Stats;
+pub use crate::node::{Config, Event, Member};
+
+/// Requests of the application and of streams waiting for the core.
+const COMMANDS_MAX: usize = 4096;
+
+/// What the application contributes to state exchanges.
+pub trait Delegate: Send + Sync + 'static {
+    /// Our whole application state for a state exchange; empty for none. Called on a blocking
+    /// thread, possibly several at once. `join` tells whether the exchange is an explicit join.
+    fn local_state(&self, join: bool) -> Bytes;
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is out of range.
+    #[error("memberlist settings: {0}")]
+    Config(#[from] ConfigError),
+    /// The listener for streams could not be opened, most often because the port is taken.
+    #[error("cannot listen on tcp {addr}: {source}")]
+    Tcp {
+        /// Address asked for.
+        addr: SocketAddr,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The socket for datagrams could not be opened, most often because the port is taken.
+    #[error("cannot bind udp {addr}: {source}")]
+    Udp {
+        /// Address asked for.
+        addr: SocketAddr,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+/// What came of an attempt to join.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinOutcome {
+    /// Seeds with which states were exchanged.
+    pub contacted: usize,
+    /// The others, and why.
+    pub errors: Vec<(SocketAddr, String)>,
+}
+
+/// A running member. Cheap to clone; when the last clone is dropped everything stops, without a
+/// goodbye.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    members: watch::Receiver<Arc<Vec<Member>>>,
+    shared: Arc<Shared>,
+    streams: Arc<Streams>,
+    local_addr: SocketAddr,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    _stop: DropGuard,
+}
+
+/// Binds `config.bind` and starts. Must be called inside a tokio runtime. The member is alone
+/// until [`Handle::join`] or until someone joins it.
+///
+/// # Errors
+/// A setting out of range, or an address that cannot be bound; nothing is left running.
+pub async fn start(
+    mut config: Config,
+    delegate: Arc<dyn Delegate>,
+) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
+    let (udp, tcp) = sockets::bind(config.bind)?;
+    let local_addr = tcp.local_addr().map_err(|source| StartError::Tcp {
+        addr: config.bind,
+        source,
+    })?;
+    config.bind = local_addr;
+    let node = Node::new(config.clone(), Instant::now())?;
+
+    let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
+    let (events, events_out) = mpsc::channel(config.handoff_queue_depth);
+    let (members, members_out) = watch::channel(Arc::new(node.members()));
+    let shared = Arc::new(Shared::default());
+    let cancel = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let streams = Arc::new(Streams::new(
+        config,
+        delegate,
+        commands.clone(),
+        shared.clone(),
+    ));
+
+    let core = Core::new(
+        node,
+        udp,
+        events,
+        members,
+        shared.clone(),
+        streams.clone(),
+        tasks.clone(),
+    );
+    let stop = cancel.clone();
+    tasks.spawn(async move { core.run(commands_in, stop).await });
+    tasks.spawn(streams::accept(
+        streams.clone(),
+        tcp,
+        tasks.clone(),
+        cancel.clone(),
+    ));
+
+    let handle = Handle {
+        inner: Arc::new(Inner {
+            commands,
+            members: members_out,
+            shared,
+            streams,
+            local_addr,
+            _stop: cancel.clone().drop_guard(),
+            cancel,
+            tasks,
+        }),
+    };
+    Ok((handle, events_out))
+}
+
+impl Handle {
+    /// Spreads a message to all members, see [`Node::broadcast`]. Never waits: when far too many
+    /// are under way already the message is dropped and counted.
+    pub fn broadcast(&self, key: Option<String>, payload: Bytes) {
+        let command = Command::Broadcast { key, payload };
+        if self.inner.commands.try_send(command).is_err() {
+            self.inner.shared.meters.broadcasts_dropped.add(1);
+        }
+    }
+
+    /// Exchanges states with every seed, all at the same time, and remembers them: should the
+    /// cluster be lost, or the seeds be down now, they are tried again from time to time.
+    pub async fn join(&self, seeds: &[SocketAddr]) -> JoinOutcome {
+        let seeds_known = Command::Seeds(seeds.to_vec());
+        // The core is gone only after a shutdown; the exchanges below will say so.
+        let _ = self.inner.commands.send(seeds_known).await;
+        let exchanges: Vec<_> = seeds
+            .iter()
+            .map(|&seed| {
+                let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
+                let exchange = async move { streams.exchange(seed, true).await };
+                let task = self
+                    .inner
+                    .tasks
+                    .spawn(cancel.run_until_cancelled_owned(exchange));
+                (seed, task)
+            })
+            .collect();
+        let mut outcome = JoinOutcome::default();
+        for (seed, task) in exchanges {
+            match task.await {
+                Ok(Some(Ok(()))) => outcome.contacted += 1,
+                Ok(Some(Err(error))) => outcome.errors.push((seed, error.to_string())),
+                Ok(None) | Err(_) => outcome.errors.push((seed, "shut down".to_owned())),
+            }
+        }
+        outcome
+    }
+
+    /// Everyone alive or suspect, ourselves included, ordered by name. A snapshot.
+    pub fn members(&self) -> Vec<Member> {
+        self.inner.members.borrow().to_vec()
+    }
+
+    /// The same as it changes.
+    pub fn members_changed(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.inner.members.clone()
+    }
+
+    /// Counters and gauges, since the start.
+    pub fn stats(&self) -> Stats {
+        self.inner.shared.stats()
+    }
+
+    /// Says goodbye, so that peers see us leave instead of suspecting us, and waits until the
+    /// word is out or `timeout` has passed. Call [`Handle::shutdown`] afterwards.
+    pub async fn leave(&self, timeout: Duration) {
+        let (done, told) = oneshot::channel();
+        if self
+            .inner
+            .commands
+            .send(Command::Leave { done })
+            .await
+            .is_ok()
+        {
+            // Both an elapsed timeout and a core that is gone end the wait.
+            let _ = tokio::time::timeout(timeout, told).await;
+        }
+    }
+
+    /// Stops everything and closes the sockets. Returns when the port is free again.
+    pub async fn shutdown(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Where the sockets are bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.local_addr
+    }
+}

@@ -1,0 +1,53 @@
+//! What a node counts. Monotonic, from its start.
+
+/// Events worth a number. All count from zero at the start of the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Probe rounds that ended with an ack by datagram.
+    pub probes_succeeded: u64,
+    /// Probe rounds in which only the stream answered: the UDP path to that member is broken.
+    pub probes_answered_by_tcp_only: u64,
+    /// Probe rounds without any answer.
+    pub probes_failed: u64,
+    /// Acks and nacks nobody waited for any more.
+    pub acks_unknown: u64,
+    /// Pings meant for another node at our address.
+    pub pings_for_others: u64,
+    /// Pings and relay requests beyond the fourth in one datagram.
+    pub requests_over_limit: u64,
+    /// Relay requests for unknown targets or beyond the bound.
+    pub relays_refused: u64,
+    /// Members that became suspect.
+    pub suspicions: u64,
+    /// Suspicions that ran out here.
+    pub deaths_declared: u64,
+    /// Accusations of ourselves that we refuted.
+    pub refutations: u64,
+    /// Accusations of ourselves far beyond our incarnation: broken or forged.
+    pub far_accusations: u64,
+    /// Accusations that could never be refuted, dropped.
+    pub irrefutable_refused: u64,
+    /// Accusations repeated because a restarted member did not know of them.
+    pub accusations_repeated: u64,
+    /// Announcements of a name from a second address.
+    pub conflicts: u64,
+    /// New members refused because the table is full.
+    pub members_refused: u64,
+    /// State exchanges merged.
+    pub merges: u64,
+    /// State exchanges refused because protocol versions do not fit.
+    pub merges_refused: u64,
+    /// Pauses of this process that were long enough to distrust our own clock.
+    pub late_wakeups: u64,
+    /// Attempts to reach seeds and forgotten members again.
+    pub rejoin_attempts: u64,
+    /// User broadcasts too long for a datagram, sent by stream instead.
+    pub broadcasts_by_stream: u64,
+    /// User broadcasts too long for any transport, dropped.
+    pub broadcasts_too_long: u64,
+    /// User broadcasts dropped because the queue was full.
+    pub broadcasts_overflowed: u64,
+    /// Datagrams sent ahead of the gossip round.
+    pub eager_datagrams: u64,
+}

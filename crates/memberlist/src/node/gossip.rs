@@ -1,0 +1,213 @@
+//! Sending: gossip rounds, broadcasts that ride on other messages, and broadcasts that leave at
+//! once. After `gossip` in `state.go` and `sendMsg` in `net.go` of the memberlist fork.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::queue::transmit_limit;
+use super::{Node, STREAM_USER_BYTES_MAX, StreamRequest, Transmit, UserKey};
+use crate::wire::limits::COMPOUND_PARTS_MAX;
+use crate::wire::message::{Message, NodeState};
+use crate::wire::{PacketBuilder, encode_message};
+
+/// Head of a compound: type and count.
+const COMPOUND_BYTES: usize = 2;
+/// What a part of a compound costs beside its bytes.
+const PART_BYTES: usize = 2;
+/// Type byte of a user message.
+const USER_TYPE_BYTES: usize = 1;
+
+/// Live members that get an oversized broadcast by stream; push/pull brings it to the others.
+const STREAM_BROADCAST_TARGETS: usize = 3;
+
+/// Bytes of user broadcasts that may wait, together.
+const USER_QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// Broadcasts waiting to leave at once; what does not fit waits for its gossip round.
+const EAGER_MAX: usize = 1024;
+
+/// Protocol version from which a node checks a checksum before a datagram.
+const CRC_VERSION: u8 = 5;
+
+impl Node {
+    /// Spreads an application message to all members: at once to a few, then by gossip until it
+    /// has been transmitted often enough for the size of the cluster. A message with a `key`
+    /// replaces an older one of that key which is still on its way.
+    pub fn broadcast(&mut self, key: Option<String>, payload: Bytes) {
+        if payload.is_empty() {
+            return;
+        }
+        let key = key.map_or_else(
+            || {
+                self.user_unnamed += 1;
+                UserKey::Unnamed(self.user_unnamed)
+            },
+            UserKey::Named,
+        );
+        let part = USER_TYPE_BYTES + payload.len();
+        if COMPOUND_BYTES + PART_BYTES + part > self.config.udp_buffer_size {
+            self.user.remove(&key);
+            self.broadcast_by_stream(&payload);
+            return;
+        }
+        let encoded = self.encode(&Message::User(payload));
+        self.eager.push_back(encoded.clone());
+        self.eager.truncate(EAGER_MAX);
+        self.user.push(key, encoded);
+        while self.user.len() > self.config.broadcasts_max
+            || self.user.bytes() > USER_QUEUE_BYTES_MAX
+        {
+            self.counters.broadcasts_overflowed += 1;
+            self.user.drop_last();
+        }
+    }
+
+    fn broadcast_by_stream(&mut self, payload: &Bytes) {
+        if payload.len() > STREAM_USER_BYTES_MAX {
+            self.counters.broadcasts_too_long += 1;
+            return;
+        }
+        self.counters.broadcasts_by_stream += 1;
+        for (to, _) in self.sample_live(STREAM_BROADCAST_TARGETS) {
+            self.requests.push_back(StreamRequest::User {
+                to,
+                payload: payload.clone(),
+            });
+        }
+    }
+
+    /// A gossip round: one batch after the other, each to the same few members. Without anyone
+    /// to send to nothing is taken, so that no transmit is wasted. Unlike in the Go fork, nothing
+    /// is sent twice in a round: there a short queue uses up all of its transmits on the same few
+    /// members at once, and the others may never hear of it.
+    pub(super) fn gossip(&mut self, now: Instant) {
+        self.eager_bytes_spent = 0;
+        let keep = self.config.gossip_to_the_dead;
+        let us = &self.config.name;
+        let targets: Vec<(SocketAddr, bool)> = self
+            .table
+            .sample(&mut self.rng, self.config.gossip_nodes, |entry| {
+                let reachable = match entry.state {
+                    NodeState::Alive | NodeState::Suspect => true,
+                    // It may be alive and should hear that it is thought dead.
+                    NodeState::Dead => now.saturating_duration_since(entry.state_change) <= keep,
+                    NodeState::Left => false,
+                };
+                reachable && entry.name != *us
+            })
+            .into_iter()
+            .map(|entry| (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION))
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        for _ in 0..self.config.gossip_messages {
+            let free = self.config.udp_buffer_size - COMPOUND_BYTES;
+            let parts = self.take_broadcasts(free, COMPOUND_PARTS_MAX);
+            if parts.is_empty() {
+                break;
+            }
+            self.send_to_all(&targets, &parts);
+        }
+        self.put_broadcasts_back();
+    }
+
+    /// Sends what should not wait for the gossip round, as far as the byte budget of this
+    /// interval goes. The queues are untouched: the rounds repeat it for reliability.
+    pub(super) fn send_eager(&mut self) {
+        if self.eager.is_empty() {
+            return;
+        }
+        let targets = self.sample_live(self.config.gossip_nodes);
+        let budget = self.config.eager_bytes_per_interval;
+        while let Some(first) = self.eager.pop_front() {
+            let mut size = COMPOUND_BYTES + PART_BYTES + first.len();
+            let mut parts = vec![first];
+            while let Some(next) = self.eager.front()
+                && parts.len() < COMPOUND_PARTS_MAX
+                && size + PART_BYTES + next.len() <= self.config.udp_buffer_size
+            {
+                size += PART_BYTES + next.len();
+                parts.extend(self.eager.pop_front());
+            }
+            let cost = size * targets.len();
+            if targets.is_empty() || self.eager_bytes_spent + cost > budget {
+                self.eager.clear();
+                return;
+            }
+            self.eager_bytes_spent += cost;
+            self.counters.eager_datagrams += targets.len() as u64;
+            self.send_to_all(&targets, &parts);
+        }
+    }
+
+    /// Random live members, and whether they check a checksum.
+    pub(super) fn sample_live(&mut self, count: usize) -> Vec<(SocketAddr, bool)> {
+        let us = &self.config.name;
+        self.table
+            .sample(&mut self.rng, count, |entry| {
+                entry.is_live() && entry.name != *us
+            })
+            .into_iter()
+            .map(|entry| (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION))
+            .collect()
+    }
+
+    /// Broadcasts for `free` bytes; those of the protocol first.
+    fn take_broadcasts(&mut self, mut free: usize, count: usize) -> Vec<Bytes> {
+        let mut parts = self.membership.take(&mut free, PART_BYTES, count);
+        let left = count - parts.len();
+        parts.extend(self.user.take(&mut free, PART_BYTES, left));
+        parts
+    }
+
+    /// Counts a transmit for everything taken.
+    fn put_broadcasts_back(&mut self) {
+        let limit = transmit_limit(self.config.retransmit_mult, self.table.len());
+        self.membership.put_back(limit);
+        self.user.put_back(limit);
+    }
+
+    /// Sends a message, the rest of its datagram filled with broadcasts.
+    pub(super) fn send_with_gossip(&mut self, to: SocketAddr, message: Bytes) {
+        let used = message.len() + COMPOUND_BYTES;
+        let free = self.config.udp_buffer_size.saturating_sub(used);
+        let mut parts = vec![message];
+        parts.extend(self.take_broadcasts(free, COMPOUND_PARTS_MAX - 1));
+        self.put_broadcasts_back();
+        // Go never puts a checksum here, whatever the receiver understands.
+        self.send(to, &parts, false);
+    }
+
+    fn send_to_all(&mut self, targets: &[(SocketAddr, bool)], parts: &[Bytes]) {
+        let [mut plain, mut checked]: [Option<Bytes>; 2] = [None, None];
+        for &(to, crc) in targets {
+            let cached = if crc { &mut checked } else { &mut plain };
+            let bytes = cached
+                .get_or_insert_with(|| pack(parts, self.config.compression, crc))
+                .clone();
+            self.transmits.push_back(Transmit { to, bytes });
+        }
+    }
+
+    pub(super) fn send(&mut self, to: SocketAddr, parts: &[Bytes], crc: bool) {
+        let bytes = pack(parts, self.config.compression, crc);
+        self.transmits.push_back(Transmit { to, bytes });
+    }
+
+    pub(super) fn encode(&self, message: &Message) -> Bytes {
+        encode_message(message, &self.config.cluster_name).into()
+    }
+}
+
+/// One datagram of `parts`, which the caller has counted and measured.
+fn pack(parts: &[Bytes], compress: bool, crc: bool) -> Bytes {
+    let mut packet = PacketBuilder::new();
+    for part in parts {
+        let fits = packet.push(part);
+        debug_assert!(fits, "parts are measured before they are packed");
+    }
+    packet.finish(compress, crc).into()
+}

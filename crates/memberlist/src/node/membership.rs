@@ -1,0 +1,365 @@
+//! What an announcement or accusation does to the table: the rules of `aliveNode`, `suspectNode`
+//! and `deadNode` in `state.go` of hashicorp/memberlist. For equal incarnations dead and left
+//! beat suspect, and suspect beats alive.
+
+use std::time::{Duration, Instant};
+
+use super::suspicion::{Span, Suspicion};
+use super::table::Entry;
+use super::timers::Timer;
+use super::{Event, Node};
+use crate::wire::message::{
+    Alive, Dead, Message, NodeState, RawIp, Suspect, Versions, socket_addr,
+};
+
+/// An accusation this far ahead of us is not the product of ordinary refutations.
+const FAR_ACCUSATION: u32 = 1 << 20;
+
+/// At most one conflict event per name in this time.
+const CONFLICT_PERIOD: Duration = Duration::from_secs(10);
+
+/// Who makes us apply an accusation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A message or a state exchange.
+    Peer,
+    /// Our own probing, suspicion or departure. Sent at once to a few members.
+    Ourselves,
+}
+
+impl Node {
+    /// Inserts ourselves.
+    pub(super) fn bootstrap(&mut self, now: Instant) {
+        let [min, max, current] = self.config.delegate_versions;
+        let mut versions = Versions::OURS;
+        versions.0[3..].copy_from_slice(&[min, max, current]);
+        self.incarnation = 1;
+        self.table.insert(
+            Entry {
+                name: self.config.name.clone(),
+                addr: RawIp::from(self.config.advertise),
+                port: self.config.port(),
+                meta: self.config.meta.clone(),
+                versions,
+                incarnation: self.incarnation,
+                state: NodeState::Alive,
+                state_change: now,
+                suspicion: None,
+                accused_again: None,
+                conflict_reported: None,
+            },
+            &mut self.rng,
+        );
+        self.announce_ourselves(Origin::Ourselves);
+        self.emit_joined(&self.config.name.clone());
+    }
+
+    /// A node says it is alive.
+    pub(super) fn alive(&mut self, now: Instant, mut alive: Alive) {
+        let ours = alive.node == self.config.name;
+        if ours && self.leaving || alive.incarnation == 0 {
+            return;
+        }
+        if alive.port == 0 {
+            alive.port = self.config.port();
+        }
+        let Some(entry) = self.table.find(&alive.node) else {
+            self.admit(now, alive);
+            return;
+        };
+        let claimed = socket_addr(alive.addr, alive.port);
+        let moved = entry.addr() != claimed;
+        if moved && (ours || !self.may_be_replaced(now, entry)) {
+            self.conflict(now, &alive);
+            return;
+        }
+        if ours {
+            self.hear_of_ourselves(&alive);
+        } else if alive.incarnation <= entry.incarnation && !moved {
+            self.contradict(now, &alive.node);
+        } else {
+            self.accept(now, alive);
+        }
+    }
+
+    /// Whether an announcement from another address may take over this name.
+    fn may_be_replaced(&self, now: Instant, entry: &Entry) -> bool {
+        let reclaim = self.config.dead_node_reclaim;
+        match entry.state {
+            NodeState::Left => true,
+            NodeState::Dead => !reclaim.is_zero() && now - entry.state_change >= reclaim,
+            NodeState::Alive | NodeState::Suspect => false,
+        }
+    }
+
+    /// Adds a node we did not know.
+    fn admit(&mut self, now: Instant, alive: Alive) {
+        if self.table.len() >= self.config.members_max {
+            self.counters.members_refused += 1;
+            return;
+        }
+        let first_peer = self.table.len() == 1;
+        let name = alive.node.clone();
+        self.table.insert(
+            Entry {
+                name: alive.node.clone(),
+                addr: alive.addr,
+                port: alive.port,
+                meta: alive.meta.clone(),
+                versions: alive.versions,
+                incarnation: alive.incarnation,
+                state: NodeState::Alive,
+                state_change: now,
+                suspicion: None,
+                accused_again: None,
+                conflict_reported: None,
+            },
+            &mut self.rng,
+        );
+        self.announce(&name, Message::Alive(alive), Origin::Peer);
+        self.emit_joined(&name);
+        if first_peer && !self.leaving {
+            // Until now there was nobody to tell.
+            self.announce_ourselves(Origin::Ourselves);
+        }
+    }
+
+    /// Takes over a newer announcement of a node we know.
+    fn accept(&mut self, now: Instant, alive: Alive) {
+        let name = alive.node.clone();
+        let Some(entry) = self.table.find_mut(&name) else {
+            return;
+        };
+        let was_live = entry.is_live();
+        let meta_changed = entry.meta != alive.meta;
+        entry.versions = alive.versions;
+        entry.incarnation = alive.incarnation;
+        entry.meta = alive.meta.clone();
+        entry.addr = alive.addr;
+        entry.port = alive.port;
+        entry.suspicion = None;
+        if entry.state != NodeState::Alive {
+            entry.state = NodeState::Alive;
+            entry.state_change = now;
+        }
+        let member = entry.member();
+        self.timers.cancel(&Timer::Suspicion(name.clone()));
+        self.announce(&name, Message::Alive(alive), Origin::Peer);
+        self.members_version += 1;
+        if !was_live {
+            self.events.push_back(Event::Joined(member));
+        } else if meta_changed {
+            self.events.push_back(Event::Updated(member));
+        }
+    }
+
+    /// Someone announces us. After a restart this is how we learn that the cluster remembers a
+    /// newer or different version of us.
+    fn hear_of_ourselves(&mut self, alive: &Alive) {
+        let Some(entry) = self.table.find(&self.config.name) else {
+            return;
+        };
+        let same = alive.meta == entry.meta && alive.versions == entry.versions;
+        if alive.incarnation > self.incarnation || alive.incarnation == self.incarnation && !same {
+            self.refute(alive.incarnation);
+        }
+    }
+
+    /// A node announces itself with a clock we have already seen, while we hold it suspect or
+    /// worse: it has restarted and may have met nobody who told it. Repeat the accusation, to the
+    /// cluster and to the node, so that it can refute.
+    fn contradict(&mut self, now: Instant, name: &str) {
+        let pause = self.config.gossip_interval * 5;
+        let Some(entry) = self.table.find_mut(name) else {
+            return;
+        };
+        let recently = entry.accused_again.is_some_and(|at| now - at < pause);
+        if entry.state == NodeState::Alive || entry.incarnation == u32::MAX || recently {
+            return;
+        }
+        entry.accused_again = Some(now);
+        let to = entry.addr();
+        let suspect = Message::Suspect(Suspect {
+            incarnation: entry.incarnation,
+            node: name.to_owned(),
+            from: self.config.name.clone(),
+        });
+        if !self.membership.contains(&name.to_owned()) {
+            self.announce(name, suspect.clone(), Origin::Peer);
+        }
+        let encoded = self.encode(&suspect);
+        self.send(to, &[encoded], false);
+        self.counters.accusations_repeated += 1;
+    }
+
+    /// Two addresses claim one name.
+    fn conflict(&mut self, now: Instant, alive: &Alive) {
+        self.counters.conflicts += 1;
+        let Some(entry) = self.table.find_mut(&alive.node) else {
+            return;
+        };
+        if entry
+            .conflict_reported
+            .is_some_and(|at| now - at < CONFLICT_PERIOD)
+        {
+            return;
+        }
+        entry.conflict_reported = Some(now);
+        let existing = entry.addr();
+        self.events.push_back(Event::Conflict {
+            name: alive.node.clone(),
+            existing,
+            claimed: socket_addr(alive.addr, alive.port),
+        });
+    }
+
+    /// Someone suspects a node.
+    pub(super) fn suspect(&mut self, now: Instant, suspect: Suspect, origin: Origin) {
+        if self.irrefutable(suspect.incarnation, &suspect.node, origin) {
+            return;
+        }
+        let members = self.table.len();
+        let Some(entry) = self.table.find_mut(&suspect.node) else {
+            return;
+        };
+        if suspect.incarnation < entry.incarnation {
+            return;
+        }
+        let timer = Timer::Suspicion(suspect.node.clone());
+        if let Some(suspicion) = &mut entry.suspicion {
+            if suspicion.confirm(&suspect.from) {
+                self.timers.arm(timer, suspicion.deadline());
+                let name = suspect.node.clone();
+                self.announce(&name, Message::Suspect(suspect), origin);
+            }
+            return;
+        }
+        if entry.state != NodeState::Alive {
+            return;
+        }
+        if suspect.node == self.config.name {
+            self.refute(suspect.incarnation);
+            return;
+        }
+        let span = Span::new(
+            self.config.suspicion_mult,
+            self.config.suspicion_max_timeout_mult,
+            members,
+            self.config.probe_interval,
+        );
+        let suspicion = Suspicion::new(span, &suspect.from, now);
+        self.timers.arm(timer, suspicion.deadline());
+        entry.suspicion = Some(suspicion);
+        entry.incarnation = suspect.incarnation;
+        entry.state = NodeState::Suspect;
+        entry.state_change = now;
+        self.members_version += 1;
+        self.counters.suspicions += 1;
+        let name = suspect.node.clone();
+        self.announce(&name, Message::Suspect(suspect), origin);
+    }
+
+    /// Someone declares a node dead, or a node says goodbye.
+    pub(super) fn dead(&mut self, now: Instant, dead: Dead, origin: Origin) {
+        if self.irrefutable(dead.incarnation, &dead.node, origin) {
+            return;
+        }
+        let Some(entry) = self.table.find_mut(&dead.node) else {
+            return;
+        };
+        if dead.incarnation < entry.incarnation || !entry.is_live() {
+            return;
+        }
+        let ours = dead.node == self.config.name;
+        if ours && !self.leaving {
+            self.refute(dead.incarnation);
+            return;
+        }
+        entry.suspicion = None;
+        entry.incarnation = dead.incarnation;
+        entry.state = if dead.from == dead.node {
+            NodeState::Left
+        } else {
+            NodeState::Dead
+        };
+        entry.state_change = now;
+        let member = entry.member();
+        self.timers.cancel(&Timer::Suspicion(dead.node.clone()));
+        self.members_version += 1;
+        let name = dead.node.clone();
+        self.announce(&name, Message::Dead(dead), origin);
+        self.events.push_back(Event::Left(member));
+    }
+
+    /// An accusation of another node at the highest incarnation could never be refuted. Ours, from
+    /// our own probing, are applied but kept to ourselves.
+    fn irrefutable(&mut self, incarnation: u32, name: &str, origin: Origin) -> bool {
+        let refused = incarnation == u32::MAX && name != self.config.name && origin == Origin::Peer;
+        self.counters.irrefutable_refused += u64::from(refused);
+        refused
+    }
+
+    /// The suspicion of this node has run out.
+    pub(super) fn suspicion_expired(&mut self, now: Instant, name: &str) {
+        let Some(entry) = self.table.find(name) else {
+            return;
+        };
+        if entry.state != NodeState::Suspect {
+            return;
+        }
+        let dead = Dead {
+            incarnation: entry.incarnation,
+            node: name.to_owned(),
+            from: self.config.name.clone(),
+        };
+        self.counters.deaths_declared += 1;
+        self.dead(now, dead, Origin::Ourselves);
+    }
+
+    /// Says that we live, louder than the accusation.
+    fn refute(&mut self, accused: u32) {
+        if accused.saturating_sub(self.incarnation) > FAR_ACCUSATION {
+            self.counters.far_accusations += 1;
+        }
+        // Saturates: a wrapped clock could never assert itself again.
+        self.incarnation = self.incarnation.max(accused).saturating_add(1);
+        self.counters.refutations += 1;
+        self.awareness.apply(1);
+        self.members_version += 1;
+        self.announce_ourselves(Origin::Ourselves);
+    }
+
+    /// Queues our own announcement.
+    pub(super) fn announce_ourselves(&mut self, origin: Origin) {
+        let incarnation = self.incarnation;
+        let name = self.config.name.clone();
+        let Some(entry) = self.table.find_mut(&name) else {
+            return;
+        };
+        entry.incarnation = incarnation;
+        let alive = entry.alive();
+        self.announce(&name, Message::Alive(alive), origin);
+    }
+
+    /// Queues a message about a node; an older one about it is dropped.
+    fn announce(&mut self, name: &str, message: Message, origin: Origin) {
+        if let Message::Suspect(Suspect { incarnation, .. })
+        | Message::Dead(Dead { incarnation, .. }) = &message
+            && *incarnation == u32::MAX
+        {
+            return;
+        }
+        let encoded = self.encode(&message);
+        if origin == Origin::Ourselves {
+            self.eager.push_front(encoded.clone());
+        }
+        self.membership.push(name.to_owned(), encoded);
+    }
+
+    fn emit_joined(&mut self, name: &str) {
+        self.members_version += 1;
+        if let Some(entry) = self.table.find(name) {
+            self.events.push_back(Event::Joined(entry.member()));
+        }
+    }
+}

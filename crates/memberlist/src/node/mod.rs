@@ -1,0 +1,443 @@
+//! The protocol state machine: SWIM with the Lifeguard extensions, as HashiCorp's memberlist and
+//! the fork inside Go Sidecar speak it.
+//!
+//! A [`Node`] is pushed datagrams, messages of streams and time, and polled for what follows:
+//! [`Node::poll_transmit`], [`Node::poll_stream_request`], [`Node::poll_event`] and the next
+//! deadline, [`Node::poll_timeout`]. It owns no socket, reads no clock and draws all randomness from
+//! its seed: equal inputs give equal outputs. Bytes of streams, deadlines of connections and the
+//! application's state are the shell's business (`driver`, `sim`).
+//!
+//! Where the truth comes from: `state.go`, `net.go`, `suspicion.go`, `awareness.go`, `queue.go` of
+//! hashicorp/memberlist. Where we deliberately do better, the comment at the spot says why.
+//!
+//! | module | what it decides |
+//! | --- | --- |
+//! | `table` | who is known, probe order, random choice |
+//! | `membership` | what an announcement or accusation changes |
+//! | `probe` | failure detection and answering for it |
+//! | `suspicion`, `awareness` | how long and how hard we doubt |
+//! | `gossip`, `queue` | what is sent to whom and how often |
+//! | `sync` | state exchanges, their checks, and finding lost members again |
+
+mod awareness;
+mod config;
+mod counters;
+mod gossip;
+mod membership;
+mod probe;
+mod queue;
+mod suspicion;
+mod sync;
+mod table;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+pub use self::config::{
+    Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile, STREAM_USER_BYTES_MAX,
+};
+pub use self::counters::Counters;
+pub use self::sync::MergeError;
+pub use self::table::Member;
+
+use self::awareness::Awareness;
+use self::membership::Origin;
+use self::probe::{Probe, Relay};
+use self::queue::TransmitQueue;
+use self::sync::Rejoin;
+use self::table::Table;
+use self::timers::{Timer, Timers};
+use crate::wire::message::{Dead, Message, Ping};
+use crate::wire::{ClusterFilter, WireError, decode_packet};
+
+/// Pings we may have outstanding for others.
+const RELAYS_MAX: usize = 1024;
+
+/// Requests for a reply answered per datagram, so that one cannot make us send many.
+const REQUESTS_PER_DATAGRAM_MAX: usize = 4;
+
+/// Members told directly that we leave, besides the gossip.
+const GOODBYES: usize = 8;
+
+/// The most by which one pause may delay the detection of a failure.
+const POSTPONE_MAX: Duration = Duration::from_secs(10);
+
+/// A datagram to send, from the socket that is bound to the advertised port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Destination.
+    pub to: SocketAddr,
+    /// The datagram. One batch may go to several members, hence the cheap clone.
+    pub bytes: Bytes,
+}
+
+/// Something that needs a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamRequest {
+    /// Exchange states with a member or a seed; report back by [`Node::handle_exchange_result`].
+    PushPull {
+        /// Whom to dial.
+        to: SocketAddr,
+        /// Whether this is an explicit join.
+        join: bool,
+    },
+    /// Ping by stream; if the matching ack comes in time, say so by [`Node::handle_tcp_ack`].
+    Ping {
+        /// Whom to dial.
+        to: SocketAddr,
+        /// What to write.
+        ping: Ping,
+        /// When the answer is of no use any more.
+        deadline: Instant,
+    },
+    /// A user message too long for a datagram; nothing to report.
+    User {
+        /// Whom to dial.
+        to: SocketAddr,
+        /// The message.
+        payload: Bytes,
+    },
+}
+
+/// Something the application wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A member is new or has come back. Our own node joins first of all.
+    Joined(Member),
+    /// A live member has changed its metadata.
+    Updated(Member),
+    /// A member is dead or has left; its `state` says which.
+    Left(Member),
+    /// A second node claims a name from another address and was ignored. At most once per name
+    /// in ten seconds.
+    Conflict {
+        /// The name both claim.
+        name: String,
+        /// Who holds it.
+        existing: SocketAddr,
+        /// Who was ignored.
+        claimed: SocketAddr,
+    },
+    /// A message of another member's application.
+    Message(Bytes),
+    /// The application state of another member, from a state exchange.
+    RemoteState {
+        /// As the other side's delegate wrote it.
+        state: Bytes,
+        /// Whether the exchange was an explicit join, of either side.
+        join: bool,
+    },
+}
+
+/// Identity of a user broadcast: messages with a key replace their predecessors.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum UserKey {
+    Named(String),
+    Unnamed(u64),
+}
+
+/// One member of the cluster: us. See the module documentation.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    filter: ClusterFilter,
+    rng: Pcg64Mcg,
+    timers: Timers,
+    started: Instant,
+
+    table: Table,
+    /// Grows whenever [`Node::members`] may have changed.
+    members_version: u64,
+    incarnation: u32,
+    leaving: bool,
+
+    awareness: Awareness,
+    seq_no: u32,
+    probe: Option<Probe>,
+    probe_tick_pending: bool,
+    relays: BTreeMap<u32, Relay>,
+
+    membership: TransmitQueue<String>,
+    user: TransmitQueue<UserKey>,
+    user_unnamed: u64,
+    /// Encoded broadcasts that should leave before the next gossip round, system ones in front.
+    eager: VecDeque<Bytes>,
+    eager_bytes_spent: usize,
+
+    rejoin: Rejoin,
+
+    transmits: VecDeque<Transmit>,
+    requests: VecDeque<StreamRequest>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+impl Node {
+    /// Starts a cluster of one. `config.port()` must be the port the shell has bound.
+    ///
+    /// # Errors
+    /// A setting out of range.
+    pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut rng = Pcg64Mcg::seed_from_u64(config.seed);
+        let mut node = Self {
+            filter: config.cluster_filter(),
+            timers: Timers::default(),
+            started: now,
+            table: Table::default(),
+            members_version: 0,
+            incarnation: 0,
+            leaving: false,
+            awareness: Awareness::new(config.awareness_max_multiplier),
+            // A random start makes blind forgery of acks harder.
+            seq_no: rng.next_u32(),
+            probe: None,
+            probe_tick_pending: false,
+            relays: BTreeMap::new(),
+            membership: TransmitQueue::new(),
+            user: TransmitQueue::new(),
+            user_unnamed: 0,
+            eager: VecDeque::new(),
+            eager_bytes_spent: 0,
+            rejoin: Rejoin::default(),
+            transmits: VecDeque::new(),
+            requests: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            rng,
+            config,
+        };
+        node.bootstrap(now);
+        node.arm_periodic_timers(now);
+        Ok(node)
+    }
+
+    /// Each at a random phase, so that members started together do not act together.
+    fn arm_periodic_timers(&mut self, now: Instant) {
+        if !self.config.probe_interval.is_zero() {
+            let phase = self.random_within(self.config.probe_interval);
+            self.timers.arm(Timer::ProbeTick, now + phase);
+        }
+        if !self.config.gossip_interval.is_zero() && self.config.gossip_nodes > 0 {
+            let phase = self.random_within(self.config.gossip_interval);
+            self.timers.arm(Timer::Gossip, now + phase);
+        }
+        if !self.config.push_pull_interval.is_zero() {
+            let phase = self.random_within(self.config.push_pull_interval);
+            let first = now + phase + self.push_pull_period();
+            self.timers.arm(Timer::PushPull, first);
+        }
+        self.arm_rejoin(now);
+    }
+
+    fn random_within(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(self.rng.random::<f64>())
+    }
+
+    // === What goes in ===
+
+    /// Processes a datagram. What could not be read is returned for the shell to count and log;
+    /// the rest of the datagram has been processed.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Vec<WireError> {
+        let decoded = decode_packet(datagram, &self.filter);
+        let mut requests = 0;
+        for message in decoded.messages {
+            if matches!(message, Message::Ping(_) | Message::IndirectPing(_)) {
+                requests += 1;
+                if requests > REQUESTS_PER_DATAGRAM_MAX {
+                    self.counters.requests_over_limit += 1;
+                    continue;
+                }
+            }
+            self.handle_message(now, from, message);
+        }
+        decoded.errors
+    }
+
+    fn handle_message(&mut self, now: Instant, from: SocketAddr, message: Message) {
+        match message {
+            Message::Ping(ping) => self.handle_ping(from, &ping),
+            Message::IndirectPing(request) => self.handle_indirect_ping(now, from, &request),
+            Message::Ack(ack) => self.handle_ack(now, &ack),
+            Message::Nack(nack) => self.handle_nack(nack),
+            Message::Suspect(suspect) => self.suspect(now, suspect, Origin::Peer),
+            Message::Alive(alive) => self.alive(now, alive),
+            Message::Dead(dead) => self.dead(now, dead, Origin::Peer),
+            Message::User(payload) => self.events.push_back(Event::Message(payload)),
+        }
+    }
+
+    /// Fires what is due. The shell must first have delivered every datagram and stream message
+    /// it has already received: after a pause the refutations are in there.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if let Some(due) = self.timers.next() {
+            let late = now.saturating_duration_since(due);
+            if late > self.config.probe_interval.max(Duration::from_secs(1)) {
+                self.recover_from_pause(now, late);
+            }
+        }
+        while let Some((timer, due)) = self.timers.pop_due(now) {
+            self.fire(now, timer, due);
+        }
+    }
+
+    fn fire(&mut self, now: Instant, timer: Timer, due: Instant) {
+        match timer {
+            Timer::ProbeTimeout => self.probe_others(now),
+            Timer::ProbeDeadline => self.probe_deadline(now),
+            Timer::ProbeTick => {
+                self.arm_next(now, due, Timer::ProbeTick, self.config.probe_interval);
+                self.probe_tick(now);
+            }
+            Timer::RelayNack(seq_no) => self.relay_nack(seq_no),
+            Timer::RelayExpiry(seq_no) => self.relay_expired(seq_no),
+            Timer::Suspicion(name) => self.suspicion_expired(now, &name),
+            Timer::Gossip => {
+                self.arm_next(now, due, Timer::Gossip, self.config.gossip_interval);
+                self.gossip(now);
+            }
+            Timer::PushPull => {
+                self.arm_next(now, due, Timer::PushPull, self.push_pull_period());
+                self.push_pull_tick(now);
+            }
+            Timer::Rejoin => self.rejoin_tick(now),
+        }
+    }
+
+    /// Periodic timers keep their pace, but do not catch up after a pause.
+    fn arm_next(&mut self, now: Instant, due: Instant, timer: Timer, interval: Duration) {
+        let next = due + interval;
+        let next = if next <= now { now + interval } else { next };
+        self.timers.arm(timer, next);
+    }
+
+    /// We were stopped or starved. Whoever seems silent may just not have been heard: no verdicts
+    /// from before the pause, and suspects get the time back (up to a bound).
+    fn recover_from_pause(&mut self, now: Instant, late: Duration) {
+        self.counters.late_wakeups += 1;
+        if self.probe.is_some() {
+            self.abandon_probe();
+        }
+        self.awareness.apply(1);
+        let grace = late.min(POSTPONE_MAX);
+        for entry in self.table.iter_mut() {
+            if let Some(suspicion) = &mut entry.suspicion {
+                let overdue = now.saturating_duration_since(suspicion.deadline());
+                suspicion.postpone(overdue + grace);
+                let timer = Timer::Suspicion(entry.name.clone());
+                self.timers.arm(timer, suspicion.deadline());
+            }
+        }
+    }
+
+    /// Says goodbye: peers see us leave at once instead of suspecting us. There is no way back.
+    /// Keep driving the node until [`Node::leave_pending`] is false or patience runs out.
+    pub fn leave(&mut self, now: Instant) {
+        if self.leaving {
+            return;
+        }
+        self.leaving = true;
+        let goodbye = Dead {
+            incarnation: self.incarnation,
+            node: self.config.name.clone(),
+            from: self.config.name.clone(),
+        };
+        let encoded = self.encode(&Message::Dead(goodbye.clone()));
+        self.dead(now, goodbye, Origin::Ourselves);
+        for (to, crc) in self.sample_live(GOODBYES) {
+            self.send(to, std::slice::from_ref(&encoded), crc);
+        }
+    }
+
+    /// Whether our goodbye has still to be passed on to somebody.
+    pub fn leave_pending(&self) -> bool {
+        self.leaving
+            && self.membership.contains(&self.config.name)
+            && self.table.iter().any(table::Entry::is_live)
+    }
+
+    // === What comes out ===
+
+    /// The next datagram to send. Poll until `None` after every input; inputs that arrive
+    /// together should be handed in together, then their broadcasts share datagrams.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if self.transmits.is_empty() {
+            self.send_eager();
+        }
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to do on a connection.
+    pub fn poll_stream_request(&mut self) -> Option<StreamRequest> {
+        self.requests.pop_front()
+    }
+
+    /// The next thing the application should hear.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Node::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    // === What can be looked at ===
+
+    /// Our own settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Everyone alive or suspect, ourselves included, ordered by name.
+    pub fn members(&self) -> Vec<Member> {
+        let live = self.table.iter().filter(|entry| entry.is_live());
+        let mut members: Vec<Member> = live.map(table::Entry::member).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
+    }
+
+    /// Grows whenever [`Node::members`] may have changed.
+    pub fn members_version(&self) -> u64 {
+        self.members_version
+    }
+
+    /// What we believe about a node, dead ones included until they are forgotten.
+    pub fn member(&self, name: &str) -> Option<Member> {
+        self.table.find(name).map(table::Entry::member)
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Local health score: 0 is healthy.
+    pub fn health_score(&self) -> u32 {
+        self.awareness.score()
+    }
+
+    /// Announcements and accusations still to be transmitted.
+    pub fn membership_queue_len(&self) -> usize {
+        self.membership.len()
+    }
+
+    /// User broadcasts still to be transmitted.
+    pub fn user_queue_len(&self) -> usize {
+        self.user.len()
+    }
+}

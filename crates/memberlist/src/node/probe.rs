@@ -1,0 +1,353 @@
+//! Failure detection: one probe round at a time, direct, then through others and by TCP, after
+//! `probeNode` in `state.go` of hashicorp/memberlist; and our side of other members' rounds:
+//! answering and relaying pings.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::membership::Origin;
+use super::timers::Timer;
+use super::{Node, RELAYS_MAX, StreamRequest};
+use crate::wire::message::{
+    Ack, IndirectPing, Message, Nack, NodeState, Ping, RawIp, Source, Suspect, socket_addr,
+};
+
+/// Protocol version from which a node answers pings on a stream.
+const TCP_PING_VERSION: u8 = 3;
+/// Protocol version from which a relay sends nacks.
+const NACK_VERSION: u8 = 4;
+
+/// The round in flight.
+#[derive(Debug)]
+pub(super) struct Probe {
+    pub(super) seq_no: u32,
+    target: String,
+    addr: SocketAddr,
+    /// As known when the round began: a refutation since then must win.
+    incarnation: u32,
+    deadline: Instant,
+    indirect: bool,
+    send_failed: bool,
+    nacks_expected: u32,
+    nacks: u32,
+    answered_by_tcp: bool,
+}
+
+/// A ping we sent for somebody else.
+#[derive(Debug)]
+pub(super) struct Relay {
+    requester: SocketAddr,
+    seq_no: u32,
+}
+
+impl Node {
+    /// A probe round is due. One that comes while another is running starts right after it.
+    pub(super) fn probe_tick(&mut self, now: Instant) {
+        if self.probe.is_some() {
+            self.probe_tick_pending = true;
+            return;
+        }
+        let keep = self.config.gossip_to_the_dead;
+        let (target, reaped) = self
+            .table
+            .next_probe(&self.config.name, &mut self.rng, |entry| {
+                !entry.is_live() && now.saturating_duration_since(entry.state_change) > keep
+            });
+        for entry in reaped {
+            self.forget(now, &entry);
+        }
+        if let Some(target) = target {
+            self.start_probe(now, target);
+        }
+    }
+
+    fn start_probe(&mut self, now: Instant, target: String) {
+        let Some(entry) = self.table.find(&target) else {
+            return;
+        };
+        let (addr, incarnation, state) = (entry.addr(), entry.incarnation, entry.state);
+        let wants_crc = entry.versions.protocol_max() >= 5;
+        let seq_no = self.next_seq_no();
+        let deadline = now + self.awareness.scale(self.config.probe_interval);
+        self.timers.arm(Timer::ProbeDeadline, deadline);
+        let timeout = now + self.config.probe_timeout;
+        if timeout < deadline {
+            self.timers.arm(Timer::ProbeTimeout, timeout);
+        }
+        self.probe = Some(Probe {
+            seq_no,
+            target: target.clone(),
+            addr,
+            incarnation,
+            deadline,
+            indirect: false,
+            send_failed: false,
+            nacks_expected: 0,
+            nacks: 0,
+            answered_by_tcp: false,
+        });
+        let ping = self.encode(&Message::Ping(Ping {
+            seq_no,
+            node: target.clone(),
+            source: None,
+        }));
+        if state == NodeState::Alive {
+            self.send_with_gossip(addr, ping);
+        } else if incarnation == u32::MAX {
+            self.send(addr, &[ping], false);
+        } else {
+            // Tell the suspect first of all: nobody else can refute.
+            let suspect = self.encode(&Message::Suspect(Suspect {
+                incarnation,
+                node: target,
+                from: self.config.name.clone(),
+            }));
+            self.send(addr, &[ping, suspect], wants_crc);
+        }
+    }
+
+    /// A datagram could not be sent. If it was the ping of the current round, others are asked at
+    /// once instead of waiting for an ack that cannot come.
+    pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
+        if let Some(probe) = &mut self.probe
+            && probe.addr == to
+            && !probe.indirect
+        {
+            probe.send_failed = true;
+            self.probe_others(now);
+        }
+    }
+
+    /// No direct ack in time: ask others, and try TCP.
+    pub(super) fn probe_others(&mut self, now: Instant) {
+        let Some(probe) = &mut self.probe else {
+            return;
+        };
+        if probe.indirect || now >= probe.deadline {
+            return;
+        }
+        probe.indirect = true;
+        self.timers.cancel(&Timer::ProbeTimeout);
+        let (seq_no, deadline) = (probe.seq_no, probe.deadline);
+        let Some(target) = self.table.find(&probe.target) else {
+            return;
+        };
+        let us = &self.config.name;
+        let relays: Vec<(SocketAddr, bool)> = self
+            .table
+            .sample(&mut self.rng, self.config.indirect_checks, |entry| {
+                entry.state == NodeState::Alive && entry.name != *us && entry.name != target.name
+            })
+            .into_iter()
+            .map(|entry| (entry.addr(), entry.versions.protocol_max() >= NACK_VERSION))
+            .collect();
+        probe.nacks_expected = relays.iter().filter(|(_, nack)| *nack).count() as u32;
+        if self.config.tcp_pings && target.versions.protocol_max() >= TCP_PING_VERSION {
+            self.requests.push_back(StreamRequest::Ping {
+                to: target.addr(),
+                ping: Ping {
+                    seq_no,
+                    node: target.name.clone(),
+                    source: None,
+                },
+                deadline,
+            });
+        }
+        let mut request = IndirectPing {
+            seq_no,
+            target: target.addr,
+            port: target.port,
+            node: target.name.clone(),
+            nack: false,
+            source: None,
+        };
+        for (relay, nack) in relays {
+            request.nack = nack;
+            let encoded = self.encode(&Message::IndirectPing(request.clone()));
+            self.send_with_gossip(relay, encoded);
+        }
+    }
+
+    /// A ping by stream was answered correctly before its deadline. The round still waits for a
+    /// datagram; only at its end does this count.
+    pub fn handle_tcp_ack(&mut self, seq_no: u32) {
+        if let Some(probe) = &mut self.probe
+            && probe.seq_no == seq_no
+        {
+            probe.answered_by_tcp = true;
+        }
+    }
+
+    /// The round ends without an ack by datagram.
+    pub(super) fn probe_deadline(&mut self, now: Instant) {
+        let Some(probe) = self.probe.take() else {
+            return;
+        };
+        self.timers.cancel(&Timer::ProbeTimeout);
+        if probe.answered_by_tcp {
+            self.counters.probes_answered_by_tcp_only += 1;
+            self.awareness.apply(-1);
+        } else {
+            self.counters.probes_failed += 1;
+            let delta = match probe.nacks_expected {
+                0 => 1,
+                expected => expected.saturating_sub(probe.nacks) as i32,
+            };
+            self.awareness.apply(delta);
+            let suspect = Suspect {
+                incarnation: probe.incarnation,
+                node: probe.target,
+                from: self.config.name.clone(),
+            };
+            self.suspect(now, suspect, Origin::Ourselves);
+        }
+        self.resume_probing(now);
+    }
+
+    fn resume_probing(&mut self, now: Instant) {
+        if std::mem::take(&mut self.probe_tick_pending) {
+            self.probe_tick(now);
+        }
+    }
+
+    /// Gives up the round without a verdict.
+    pub(super) fn abandon_probe(&mut self) {
+        self.probe = None;
+        self.probe_tick_pending = false;
+        self.timers.cancel(&Timer::ProbeTimeout);
+        self.timers.cancel(&Timer::ProbeDeadline);
+    }
+
+    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) {
+        if let Some(probe) = self.probe.take_if(|probe| probe.seq_no == ack.seq_no) {
+            self.timers.cancel(&Timer::ProbeTimeout);
+            self.timers.cancel(&Timer::ProbeDeadline);
+            if !probe.send_failed {
+                self.awareness.apply(-1);
+            }
+            self.counters.probes_succeeded += 1;
+            self.resume_probing(now);
+        } else if let Some(relay) = self.relays.remove(&ack.seq_no) {
+            self.timers.cancel(&Timer::RelayNack(ack.seq_no));
+            self.timers.cancel(&Timer::RelayExpiry(ack.seq_no));
+            self.acknowledge(relay.requester, relay.seq_no);
+        } else {
+            self.counters.acks_unknown += 1;
+        }
+    }
+
+    pub(super) fn handle_nack(&mut self, nack: Nack) {
+        match &mut self.probe {
+            Some(probe) if probe.seq_no == nack.seq_no => {
+                probe.nacks = (probe.nacks + 1).min(probe.nacks_expected);
+            }
+            _ => self.counters.acks_unknown += 1,
+        }
+    }
+
+    pub(super) fn handle_ping(&mut self, from: SocketAddr, ping: &Ping) {
+        // An address may have a new owner; do not let it vouch for the old one.
+        if !ping.node.is_empty() && ping.node != self.config.name {
+            self.counters.pings_for_others += 1;
+            return;
+        }
+        self.acknowledge(self.reply_to(from, ping.source.as_ref()), ping.seq_no);
+    }
+
+    pub(super) fn handle_indirect_ping(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        request: &IndirectPing,
+    ) {
+        if self.relays.len() >= RELAYS_MAX {
+            self.counters.relays_refused += 1;
+            return;
+        }
+        let requester = self.reply_to(from, request.source.as_ref());
+        let target = self.relay_target(request.target, request.port);
+        let known = match self.table.find(&request.node) {
+            Some(entry) if entry.addr() == target => true,
+            _ => self.table.knows_addr(target),
+        };
+        if !known {
+            // Otherwise anyone could have us send datagrams to anywhere.
+            self.counters.relays_refused += 1;
+            if request.nack {
+                self.send_nack(requester, request.seq_no);
+            }
+            return;
+        }
+        let seq_no = self.next_seq_no();
+        self.relays.insert(
+            seq_no,
+            Relay {
+                requester,
+                seq_no: request.seq_no,
+            },
+        );
+        let timeout = self.config.probe_timeout;
+        if request.nack {
+            let nack_at = now + timeout.mul_f64(self.config.nack_fraction);
+            self.timers.arm(Timer::RelayNack(seq_no), nack_at);
+        }
+        self.timers.arm(Timer::RelayExpiry(seq_no), now + timeout);
+        let ping = self.encode(&Message::Ping(Ping {
+            seq_no,
+            node: request.node.clone(),
+            source: None,
+        }));
+        self.send_with_gossip(target, ping);
+    }
+
+    fn relay_target(&self, addr: RawIp, port: u16) -> SocketAddr {
+        let port = if port == 0 { self.config.port() } else { port };
+        socket_addr(addr, port)
+    }
+
+    pub(super) fn relay_nack(&mut self, seq_no: u32) {
+        if let Some(relay) = self.relays.get(&seq_no) {
+            self.send_nack(relay.requester, relay.seq_no);
+        }
+    }
+
+    pub(super) fn relay_expired(&mut self, seq_no: u32) {
+        self.relays.remove(&seq_no);
+    }
+
+    /// Where a reply goes: the source of the datagram, unless the sender names the address under
+    /// which we know it. Anything else would let an attacker aim our replies at a victim.
+    fn reply_to(&self, from: SocketAddr, source: Option<&Source>) -> SocketAddr {
+        let Some(source) = source.filter(|source| source.port != 0) else {
+            return from;
+        };
+        let named = socket_addr(source.addr, source.port);
+        let is_member = self
+            .table
+            .find(&source.node)
+            .is_some_and(|entry| entry.is_live() && entry.addr() == named);
+        if named.ip() == from.ip() || is_member {
+            named
+        } else {
+            from
+        }
+    }
+
+    fn acknowledge(&mut self, to: SocketAddr, seq_no: u32) {
+        let ack = self.encode(&Message::Ack(Ack {
+            seq_no,
+            payload: Default::default(),
+        }));
+        self.send_with_gossip(to, ack);
+    }
+
+    fn send_nack(&mut self, to: SocketAddr, seq_no: u32) {
+        let nack = self.encode(&Message::Nack(Nack { seq_no }));
+        self.send_with_gossip(to, nack);
+    }
+
+    fn next_seq_no(&mut self) -> u32 {
+        self.seq_no = self.seq_no.wrapping_add(1);
+        self.seq_no
+    }
+}

@@ -1,0 +1,72 @@
+//! The deadlines of a node: a small ordered table, not tasks. The shell needs only the earliest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// What happens at a deadline. The order decides between deadlines of the same instant: a round
+/// ends before the next one starts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// No direct ack yet: ask others and try TCP.
+    ProbeTimeout,
+    /// The probe round ends.
+    ProbeDeadline,
+    /// The next probe round is due.
+    ProbeTick,
+    /// A relayed ping has had no ack so far: tell the requester.
+    RelayNack(u32),
+    /// A relayed ping is forgotten.
+    RelayExpiry(u32),
+    /// Nobody refuted in time: the member of this name is dead.
+    Suspicion(String),
+    /// The next gossip round is due.
+    Gossip,
+    /// The next state exchange is due.
+    PushPull,
+    /// Time to try seeds and forgotten members again.
+    Rejoin,
+}
+
+/// Armed timers, at most one deadline each.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    order: BTreeSet<(Instant, Timer)>,
+    at: BTreeMap<Timer, Instant>,
+}
+
+impl Timers {
+    /// Sets or moves the deadline.
+    pub(super) fn arm(&mut self, timer: Timer, at: Instant) {
+        if let Some(old) = self.at.insert(timer.clone(), at) {
+            self.order.remove(&(old, timer.clone()));
+        }
+        self.order.insert((at, timer));
+    }
+
+    pub(super) fn cancel(&mut self, timer: &Timer) {
+        if let Some(old) = self.at.remove(timer) {
+            self.order.remove(&(old, timer.clone()));
+        }
+    }
+
+    /// The earliest deadline.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the earliest timer if its deadline is not after `now`.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Timer, Instant)> {
+        if self.next()? > now {
+            return None;
+        }
+        let (at, timer) = self.order.pop_first()?;
+        self.at.remove(&timer);
+        Some((timer, at))
+    }
+
+    /// Timers armed.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+}

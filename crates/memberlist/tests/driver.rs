@@ -1,0 +1,322 @@
+//! Real sockets on loopback addresses. Waiting is always for something that happens, with a
+//! generous limit.
+#![cfg(feature = "driver")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use memberlist::{Config, Delegate, Event, Handle, NodeState, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::mpsc::Receiver;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct State(&'static str);
+
+impl Delegate for State {
+    fn local_state(&self, _join: bool) -> Bytes {
+        Bytes::from_static(self.0.as_bytes())
+    }
+}
+
+fn loopback(last: u8) -> IpAddr {
+    IpAddr::from([127, 0, 0, last])
+}
+
+/// The LAN profile at ten times the pace, on any free port.
+fn config(name: &str) -> Config {
+    let mut config = Config::lan(name, loopback(1));
+    config.bind = SocketAddr::new(loopback(1), 0);
+    config.gossip_interval = Duration::from_millis(20);
+    config.probe_interval = Duration::from_millis(100);
+    config.probe_timeout = Duration::from_millis(50);
+    config
+}
+
+async fn start(config: Config) -> (Handle, Receiver<Event>) {
+    memberlist::start(config, Arc::new(State("some state")))
+        .await
+        .expect("loopback is free")
+}
+
+/// The first event `wanted` turns into something.
+async fn event<T>(events: &mut Receiver<Event>, wanted: impl Fn(Event) -> Option<T>) -> T {
+    let search = async {
+        loop {
+            let event = events.recv().await.expect("the member runs");
+            if let Some(found) = wanted(event) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .expect("the event comes in time")
+}
+
+async fn sees(handle: &Handle, names: &[&str]) {
+    let mut members = handle.members_changed();
+    let seen = members.wait_for(|members| {
+        members
+            .iter()
+            .map(|member| &*member.name)
+            .eq(names.iter().copied())
+    });
+    tokio::time::timeout(PATIENCE, seen)
+        .await
+        .expect("the members change in time")
+        .expect("the member runs");
+}
+
+fn joined(name: &'static str) -> impl Fn(Event) -> Option<()> {
+    move |event| matches!(event, Event::Joined(member) if member.name == name).then_some(())
+}
+
+#[tokio::test]
+async fn members_find_each_other_and_one_leaves_at_once() {
+    let (a, mut a_events) = start(config("a")).await;
+    let (b, mut b_events) = start(config("b")).await;
+    let outcome = a.join(&[b.local_addr()]).await;
+    assert_eq!((outcome.contacted, outcome.errors.len()), (1, 0));
+    sees(&a, &["a", "b"]).await;
+    sees(&b, &["a", "b"]).await;
+    for events in [&mut a_events, &mut b_events] {
+        let (state, join) = event(events, |event| match event {
+            Event::RemoteState { state, join } => Some((state, join)),
+            _ => None,
+        })
+        .await;
+        assert_eq!((&state[..], join), (&b"some state"[..], true));
+    }
+    b.leave(PATIENCE).await;
+    let gone = event(&mut a_events, |event| match event {
+        Event::Left(member) => Some(member),
+        _ => None,
+    })
+    .await;
+    assert_eq!((gone.name.as_str(), gone.state), ("b", NodeState::Left));
+    let addr = b.local_addr();
+    b.shutdown().await;
+    std::net::TcpListener::bind(addr).expect("the tcp port is free after a shutdown");
+    std::net::UdpSocket::bind(addr).expect("the udp port is free after a shutdown");
+}
+
+#[tokio::test]
+async fn datagrams_come_from_the_bound_address_and_one_port_serves_many_addresses() {
+    let (a, _a_events) = start(config("a")).await;
+    let mut other = config("b");
+    other.advertise = loopback(2);
+    other.bind = SocketAddr::new(loopback(2), a.local_addr().port());
+    let (b, _b_events) = start(other).await;
+    assert_eq!(b.join(&[a.local_addr()]).await.contacted, 1);
+    sees(&a, &["a", "b"]).await;
+    let b_seen = a.members().into_iter().find(|member| member.name == "b");
+    assert_eq!(b_seen.expect("listed").addr, b.local_addr());
+    // Only acks from and to the bound addresses make probes succeed.
+    let probed = async {
+        while a.stats().node.probes_succeeded < 3 || b.stats().node.probes_succeeded < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, probed)
+        .await
+        .expect("probes succeed");
+    assert_eq!(a.stats().node.probes_failed, 0);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let (a, _events) = start(config("a")).await;
+    let mut second = config("b");
+    second.bind = a.local_addr();
+    let refused = memberlist::start(second, Arc::new(State(""))).await;
+    let error = refused.err().expect("the port is taken");
+    assert!(matches!(error, StartError::Tcp { .. }));
+    assert!(
+        error.to_string().contains(&a.local_addr().to_string()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn broadcasts_arrive_short_by_datagram_and_long_by_stream() {
+    let (a, _a_events) = start(config("a")).await;
+    let (b, mut b_events) = start(config("b")).await;
+    assert_eq!(a.join(&[b.local_addr()]).await.contacted, 1);
+    sees(&a, &["a", "b"]).await;
+    for length in [1, 1395, 1396, 100_000] {
+        let message = Bytes::from(vec![b'm'; length]);
+        a.broadcast(None, message.clone());
+        event(&mut b_events, |event| {
+            matches!(event, Event::Message(bytes) if bytes == message).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(a.stats().node.broadcasts_by_stream, 2);
+    assert_eq!(b.stats().malformed.len(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_member_is_declared_dead() {
+    let (a, mut a_events) = start(config("a")).await;
+    let (b, b_events) = start(config("b")).await;
+    assert_eq!(a.join(&[b.local_addr()]).await.contacted, 1);
+    event(&mut a_events, joined("b")).await;
+    drop((b, b_events));
+    let gone = event(&mut a_events, |event| match event {
+        Event::Left(member) => Some(member),
+        _ => None,
+    })
+    .await;
+    assert_eq!((gone.name.as_str(), gone.state), ("b", NodeState::Dead));
+    sees(&a, &["a"]).await;
+}
+
+#[tokio::test]
+async fn a_seed_that_comes_up_later_is_found() {
+    let (b, _b_events) = start(config("b")).await;
+    let addr = b.local_addr();
+    b.shutdown().await;
+    let mut early = config("a");
+    early.rejoin_interval = Duration::from_millis(50);
+    let (a, _a_events) = start(early).await;
+    let outcome = a.join(&[addr]).await;
+    assert_eq!((outcome.contacted, outcome.errors.len()), (0, 1));
+    let mut late = config("b");
+    late.bind = addr;
+    let (b, _b_events) = start(late).await;
+    sees(&a, &["a", "b"]).await;
+    sees(&b, &["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn garbage_is_counted_and_harms_nobody() {
+    let (a, mut a_events) = start(config("a")).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("loopback is free");
+    for garbage in [
+        &b""[..],
+        b"\x63",
+        b"\x07\x09",
+        b"\x0c\x01\x02\x03\x04\x05",
+        b"\x00\xc1",
+    ] {
+        stranger
+            .send_to(garbage, a.local_addr())
+            .await
+            .expect("sent");
+    }
+    let mut stream = TcpStream::connect(a.local_addr()).await.expect("accepted");
+    stream
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .expect("written");
+    // Closed without a reply; whether by end or by reset depends on what was unread.
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply).await;
+    assert!(reply.is_empty());
+    // Behind the garbage, something that must still work.
+    stranger
+        .send_to(b"\x08hello", a.local_addr())
+        .await
+        .expect("sent");
+    event(&mut a_events, |event| {
+        matches!(event, Event::Message(bytes) if bytes == "hello").then_some(())
+    })
+    .await;
+    let counted = async {
+        while a.stats().malformed.values().sum::<u64>() < 6 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted)
+        .await
+        .expect("all six are counted");
+}
+
+#[tokio::test]
+async fn a_slow_application_loses_messages_but_no_membership_and_no_acks() {
+    let mut small = config("a");
+    small.handoff_queue_depth = 4;
+    let (a, mut a_events) = start(small).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0")
+        .await
+        .expect("loopback is free");
+    // Nobody reads `a_events` for now.
+    let flooded = async {
+        while a.stats().messages_dropped == 0 {
+            stranger
+                .send_to(b"\x08flood", a.local_addr())
+                .await
+                .expect("sent");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, flooded)
+        .await
+        .expect("the queue runs over");
+    let (b, _b_events) = start(config("b")).await;
+    assert_eq!(b.join(&[a.local_addr()]).await.contacted, 1);
+    let answered = async {
+        while b.stats().node.probes_succeeded < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered)
+        .await
+        .expect("acks do not wait");
+    assert_eq!(b.stats().node.probes_failed, 0);
+    event(&mut a_events, joined("b")).await;
+}
+
+#[tokio::test]
+async fn a_slow_stream_is_cut_and_holds_nobody_up() {
+    let mut impatient = config("a");
+    impatient.tcp_timeout = Duration::from_millis(300);
+    let (a, _a_events) = start(impatient).await;
+    let begin = Instant::now();
+    let mut slow = TcpStream::connect(a.local_addr()).await.expect("accepted");
+    slow.write_all(&[6, 0x84]).await.expect("written");
+    let (b, _b_events) = start(config("b")).await;
+    assert_eq!(b.join(&[a.local_addr()]).await.contacted, 1);
+    // Both an end and a reset are fine: the point is that it comes.
+    let cut = tokio::time::timeout(PATIENCE, slow.read(&mut [0; 16])).await;
+    assert!(matches!(cut, Ok(Ok(0) | Err(_))), "{cut:?}");
+    assert!(begin.elapsed() >= Duration::from_millis(300));
+    assert_eq!(a.stats().malformed.get("stream_timeout"), Some(&1));
+}
+
+#[tokio::test]
+async fn one_address_gets_sixteen_connections() {
+    let (a, _a_events) = start(config("a")).await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(TcpStream::connect(a.local_addr()).await.expect("connected"));
+    }
+    let mut refused = TcpStream::connect(a.local_addr()).await.expect("connected");
+    let closed = tokio::time::timeout(PATIENCE, refused.read(&mut [0; 16])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    assert_eq!(a.stats().streams_refused, 1);
+    drop(open);
+    let (b, _b_events) = start(config("b")).await;
+    let let_in = async { while b.join(&[a.local_addr()]).await.contacted == 0 {} };
+    tokio::time::timeout(PATIENCE, let_in)
+        .await
+        .expect("the places are free again");
+}
+
+#[tokio::test]
+async fn different_clusters_stay_apart() {
+    let (a, _a_events) = start(config("a")).await;
+    let mut other = config("b");
+    other.cluster_name = "other".to_owned();
+    let (b, _b_events) = start(other).await;
+    let outcome = b.join(&[a.local_addr()]).await;
+    assert_eq!((outcome.contacted, outcome.errors.len()), (0, 1));
+    assert_eq!((a.members().len(), b.members().len()), (1, 1));
+    assert_eq!(a.stats().malformed.get("cluster"), Some(&1));
+}

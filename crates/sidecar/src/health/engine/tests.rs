@@ -1,0 +1,514 @@
+//! The engine with paused time and checks that the tests answer by hand, and once with real ones.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    discovery::CheckSpec,
+    health::{external, tests::service},
+    net::resolver::Resolver,
+};
+
+const INTERVAL: Duration = Duration::from_secs(3);
+
+/// A check under way; dropping the reply makes it fail.
+struct Call {
+    check: Check,
+    at: Instant,
+    reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+impl Call {
+    fn pass(self) {
+        self.reply.send(Ok(())).unwrap();
+    }
+
+    fn fail(self) {
+        self.reply.send(Err(failure())).unwrap();
+    }
+
+    fn url(&self) -> &str {
+        match &self.check {
+            Check::HttpGet { url } => url,
+            other => panic!("not a URL: {other:?}"),
+        }
+    }
+}
+
+fn failure() -> Failure {
+    Failure::Unusable {
+        reason: "the test says so".to_owned(),
+    }
+}
+
+/// Hands every check to the test.
+#[derive(Clone)]
+struct ByHand(mpsc::UnboundedSender<Call>);
+
+impl Probe for ByHand {
+    async fn run(&self, check: &Check, _limit: Duration) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.0.send(Call {
+            check: check.clone(),
+            at: Instant::now(),
+            reply,
+        });
+        answer.await.unwrap_or_else(|_| Err(failure()))
+    }
+}
+
+/// An engine and the ends of its channels.
+struct Bench {
+    sources: mpsc::Sender<(SourceName, SourceEvent)>,
+    updates: mpsc::Receiver<LocalUpdate>,
+    calls: mpsc::UnboundedReceiver<Call>,
+    shutdown: CancellationToken,
+    engine: JoinHandle<()>,
+}
+
+fn config() -> HealthConfig {
+    HealthConfig {
+        advertise_ip: Ipv4Addr::LOCALHOST.into(),
+        default_endpoint: "/version".to_owned(),
+        interval: INTERVAL,
+        timeout: Duration::from_millis(2999),
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (sources, from_sources) = mpsc::channel(16);
+        let (to_writer, updates) = mpsc::channel(16);
+        let (to_test, calls) = mpsc::unbounded_channel();
+        let shutdown = CancellationToken::new();
+        let probe = ByHand(to_test);
+        let engine = tokio::spawn(run(
+            config(),
+            probe,
+            from_sources,
+            to_writer,
+            shutdown.clone(),
+        ));
+        Self {
+            sources,
+            updates,
+            calls,
+            shutdown,
+            engine,
+        }
+    }
+
+    async fn send(&self, event: SourceEvent) {
+        self.sources
+            .send((SourceName::Docker, event))
+            .await
+            .unwrap();
+    }
+
+    async fn apply(&self, instance: &Instance) {
+        self.send(SourceEvent::Apply(instance.clone())).await;
+    }
+
+    /// The next check, however long it takes.
+    async fn call(&mut self) -> Call {
+        self.calls.recv().await.unwrap()
+    }
+
+    /// The next update in short: id, status, whether it was checked, and the real port.
+    async fn update(&mut self) -> String {
+        print(self.updates.recv().await.unwrap())
+    }
+
+    /// Finds an instance and answers its first check.
+    async fn alive(&mut self, id: &str) {
+        self.apply(&http(id)).await;
+        assert_eq!(self.update().await, format!("{id} Unknown unchecked 32768"));
+        self.call().await.pass();
+        assert_eq!(self.update().await, format!("{id} Alive checked 32768"));
+    }
+}
+
+fn print(update: LocalUpdate) -> String {
+    match update {
+        LocalUpdate::Present { service, checked } => {
+            let checked = if checked { "checked" } else { "unchecked" };
+            let port = service.port_list()[0].port;
+            format!("{} {} {checked} {port}", service.id, service.status)
+        }
+        LocalUpdate::Gone { id } => format!("{id} gone"),
+        LocalUpdate::Listed(source) => format!("{source:?} listed"),
+    }
+}
+
+fn instance(id: &str, kind: &str, args: &str) -> Instance {
+    let check = CheckSpec {
+        kind: Some(kind.to_owned()),
+        args: Some(args.to_owned()),
+    };
+    Instance {
+        service: service(id),
+        check,
+    }
+}
+
+fn http(id: &str) -> Instance {
+    instance(id, "HttpGet", "http://{{ host }}:{{ tcp 8080 }}/{{ .ID }}")
+}
+
+fn moved(id: &str, port: u16) -> Instance {
+    let mut instance = http(id);
+    instance.service.ports.as_mut().unwrap()[0].port = port;
+    instance
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_is_announced_and_checked_as_soon_as_it_is_found() {
+    let mut bench = Bench::new();
+    let found = Instant::now();
+    bench.apply(&http("a")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    let call = bench.call().await;
+    assert_eq!((call.at, call.url()), (found, "http://127.0.0.1:32768/a"));
+    call.pass();
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    assert_eq!(Instant::now(), found);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failure_is_unhealthy_and_one_success_is_alive() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    let first = bench.call().await;
+    let began = first.at;
+    first.pass();
+    let call = bench.call().await;
+    assert_eq!(call.at, began + INTERVAL);
+    call.fail();
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    // The second failure is no news: the next update is the recovery.
+    for _ in 0..2 {
+        let call = bench.call().await;
+        call.fail();
+    }
+    let call = bench.call().await;
+    assert_eq!(call.at, began + 4 * INTERVAL);
+    call.pass();
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_instance_that_starts_slowly_is_found_soon() {
+    let mut bench = Bench::new();
+    let found = Instant::now();
+    bench.apply(&http("a")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    bench.call().await.fail();
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    loop {
+        let call = bench.call().await;
+        if call.at >= found + Duration::from_millis(300) {
+            call.pass();
+            break;
+        }
+        call.fail();
+    }
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    assert_eq!(Instant::now(), found + Duration::from_millis(350));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_check_delays_nobody_else() {
+    let mut bench = Bench::new();
+    bench.apply(&http("a")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    let hanging = bench.call().await;
+    bench.alive("b").await;
+    let mut last = bench.call().await;
+    for _ in 0..5 {
+        let began = last.at;
+        last.pass();
+        last = bench.call().await;
+        assert_eq!(
+            (last.at, last.url()),
+            (began + INTERVAL, "http://127.0.0.1:32768/b")
+        );
+    }
+    assert!(!hanging.reply.is_closed());
+    hanging.pass();
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_port_is_announced_and_checked_at_once() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    let mut old = bench.call().await;
+    let changed = Instant::now();
+    bench.apply(&moved("a", 40000)).await;
+    assert_eq!(bench.update().await, "a Alive checked 40000");
+    old.reply.closed().await;
+    let call = bench.call().await;
+    assert_eq!((call.at, call.url()), (changed, "http://127.0.0.1:40000/a"));
+    call.fail();
+    assert_eq!(bench.update().await, "a Unhealthy checked 40000");
+    // It is as good as new: asked again soon.
+    assert_eq!(bench.call().await.at, changed + Duration::from_millis(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_check_replaces_the_old_one() {
+    let mut bench = Bench::new();
+    bench.apply(&http("a")).await;
+    let mut old = bench.call().await;
+    bench
+        .apply(&instance("a", "External", "/bin/check {{ tcp 8080 }}"))
+        .await;
+    old.reply.closed().await;
+    let words = ["/bin/check", "32768"].map(str::to_owned).into();
+    assert_eq!(bench.call().await.check, Check::External { words });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unchanged_instance_is_left_alone() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    let call = bench.call().await;
+    bench.apply(&http("a")).await;
+    for event in [
+        SourceEvent::Init,
+        SourceEvent::InitApply(http("a")),
+        SourceEvent::InitDone,
+    ] {
+        bench.send(event).await;
+    }
+    assert_eq!(bench.update().await, "Docker listed");
+    assert!(!call.reply.is_closed());
+    assert!(bench.calls.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_gone_is_checked_no_more() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    bench.alive("b").await;
+    let mut call = bench.call().await;
+    let (first, second) = if call.url().ends_with("/a") {
+        ("a", "b")
+    } else {
+        ("b", "a")
+    };
+    bench
+        .send(SourceEvent::Delete {
+            id: first.to_owned(),
+        })
+        .await;
+    assert_eq!(bench.update().await, format!("{first} gone"));
+    call.reply.closed().await;
+    for _ in 0..3 {
+        let call = bench.call().await;
+        assert!(call.url().ends_with(second));
+        call.pass();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_listing_is_reported_after_what_it_holds() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        bench.send(SourceEvent::Init).await;
+        bench.send(SourceEvent::InitApply(http("a"))).await;
+        bench.send(SourceEvent::InitDone).await;
+    }
+    bench.apply(&http("b")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    assert_eq!(bench.update().await, "Docker listed");
+    assert_eq!(bench.update().await, "b Unknown unchecked 32768");
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_go_on_when_all_sources_have_ended() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    drop(bench.sources);
+    bench.calls.recv().await.unwrap().fail();
+    assert_eq!(
+        print(bench.updates.recv().await.unwrap()),
+        "a Unhealthy checked 32768"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_runs_after_shutdown() {
+    let mut bench = Bench::new();
+    bench.apply(&http("a")).await;
+    let call = bench.call().await;
+    bench.shutdown.cancel();
+    bench.engine.await.unwrap();
+    assert!(call.reply.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_nobody_wants_updates() {
+    let mut bench = Bench::new();
+    bench.apply(&http("a")).await;
+    let call = bench.call().await;
+    drop(bench.updates);
+    bench.engine.await.unwrap();
+    assert!(call.reply.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_of_before_a_change_is_dropped() {
+    let (outcomes, _received) = mpsc::channel(16);
+    let (updates, _updates) = mpsc::channel(16);
+    let (to_test, _calls) = mpsc::unbounded_channel();
+    let config = config();
+    let mut engine = Engine {
+        host: Host {
+            advertise_ip: config.advertise_ip,
+            default_endpoint: String::new(),
+        },
+        config,
+        probe: ByHand(to_test),
+        inventory: Inventory::default(),
+        watched: BTreeMap::new(),
+        generation: 0,
+        outcomes,
+        updates,
+    };
+    engine.watch(http("a"));
+    let outcome = |generation, result| Outcome {
+        id: "a".to_owned(),
+        generation,
+        result,
+    };
+    let old = engine.generation;
+    engine.watch(moved("a", 40000));
+    assert_eq!(engine.judge(outcome(old, Ok(()))), None);
+    let update = engine.judge(outcome(engine.generation, Err(failure())));
+    assert_eq!(print(update.unwrap()), "a Unhealthy checked 40000");
+}
+
+/// The engine as it is used, with checks that really run.
+fn real(interval: Duration) -> Bench {
+    let (sources, from_sources) = mpsc::channel(16);
+    let (to_writer, updates) = mpsc::channel(16);
+    let (_, calls) = mpsc::unbounded_channel();
+    let shutdown = CancellationToken::new();
+    let config = HealthConfig {
+        interval,
+        timeout: Duration::from_secs(30),
+        ..config()
+    };
+    let engine = tokio::spawn(crate::health::run(
+        config,
+        Resolver::default(),
+        from_sources,
+        to_writer,
+        shutdown.clone(),
+    ));
+    Bench {
+        sources,
+        updates,
+        calls,
+        shutdown,
+        engine,
+    }
+}
+
+/// Answers every request with the next of `statuses`, and the last of them from then on.
+async fn serve(statuses: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for turn in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let status = statuses[turn.min(statuses.len() - 1)];
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn real_requests_decide() {
+    let mut bench = real(Duration::from_millis(10));
+    let address = serve(&["204 Fine", "200 OK", "503 Busy", "404 Lost", "200 OK"]).await;
+    bench
+        .apply(&instance(
+            "a",
+            "HttpGet",
+            &format!("http://:{}/", address.port()),
+        ))
+        .await;
+    for status in [
+        "Unknown unchecked",
+        "Alive checked",
+        "Unhealthy checked",
+        "Alive checked",
+    ] {
+        assert_eq!(bench.update().await, format!("a {status} 32768"));
+    }
+}
+
+#[tokio::test]
+async fn checks_that_ask_nobody_are_settled_at_once() {
+    let mut bench = real(INTERVAL);
+    for (id, kind, status) in [
+        ("a", "AlwaysSuccessful", "Alive"),
+        ("b", "HttpGet", "Unhealthy"),
+    ] {
+        bench.apply(&instance(id, kind, "")).await;
+        assert_eq!(
+            bench.update().await,
+            format!("{id} Unknown unchecked 32768")
+        );
+        assert_eq!(bench.update().await, format!("{id} {status} checked 32768"));
+    }
+}
+
+#[tokio::test]
+async fn a_running_command_is_killed_when_its_instance_is_gone() {
+    let mut bench = real(INTERVAL);
+    let witness = external::tests::Witness::new();
+    bench
+        .apply(&instance("a", "External", &witness.command_line()))
+        .await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    let (_, fifo, _witness) = witness.born().await;
+    bench.send(SourceEvent::Delete { id: "a".to_owned() }).await;
+    assert_eq!(bench.update().await, "a gone");
+    external::tests::dead(fifo).await;
+}
+
+#[tokio::test]
+async fn a_running_command_is_killed_at_shutdown() {
+    let bench = real(INTERVAL);
+    let witness = external::tests::Witness::new();
+    bench
+        .apply(&instance("a", "External", &witness.command_line()))
+        .await;
+    let (_, fifo, _witness) = witness.born().await;
+    bench.shutdown.cancel();
+    timeout(Duration::from_secs(30), bench.engine)
+        .await
+        .unwrap()
+        .unwrap();
+    external::tests::dead(fifo).await;
+}
