@@ -63,7 +63,7 @@ impl Metrics {
         let mut text = Text::default();
         self.catalog(&mut text);
         self.registry(&mut text);
-        self.gossip(&mut text);
+        self.membership(&mut text);
         self.plane(&mut text);
         text.0
     }
@@ -134,6 +134,141 @@ impl Metrics {
             "Changes that readers saw.",
             counters.changes.load(Ordering::Relaxed),
         );
+    }
+
+    fn membership(&self, text: &mut Text) {
+        let stats = self.gossip.stats();
+        let node = &stats.node;
+        for (name, help, value) in [
+            (
+                "packets_received_total",
+                "Datagrams received.",
+                stats.packets_in,
+            ),
+            (
+                "bytes_received_total",
+                "Bytes of datagrams received.",
+                stats.bytes_in,
+            ),
+            ("packets_sent_total", "Datagrams sent.", stats.packets_out),
+            (
+                "bytes_sent_total",
+                "Bytes of datagrams sent.",
+                stats.bytes_out,
+            ),
+            (
+                "packets_unsent_total",
+                "Datagrams the system would not send.",
+                stats.packets_unsent,
+            ),
+            (
+                "streams_accepted_total",
+                "Connections accepted.",
+                stats.streams_in,
+            ),
+            (
+                "streams_refused_total",
+                "Connections over the limit.",
+                stats.streams_refused,
+            ),
+            (
+                "streams_opened_total",
+                "Connections opened.",
+                stats.streams_out,
+            ),
+            (
+                "streams_failed_total",
+                "Connections that ended early.",
+                stats.streams_failed,
+            ),
+            (
+                "exchanges_begun_total",
+                "State exchanges begun here.",
+                stats.exchanges_out,
+            ),
+            (
+                "exchanges_answered_total",
+                "State exchanges begun by peers.",
+                stats.exchanges_in,
+            ),
+            (
+                "messages_dropped_total",
+                "Messages dropped, queue full.",
+                stats.messages_dropped,
+            ),
+            (
+                "states_dropped_total",
+                "Peers' states dropped, queue full.",
+                stats.states_dropped,
+            ),
+            (
+                "broadcasts_dropped_total",
+                "Broadcasts dropped.",
+                stats.broadcasts_dropped,
+            ),
+            (
+                "probes_succeeded_total",
+                "Probes answered.",
+                node.probes_succeeded,
+            ),
+            (
+                "probes_failed_total",
+                "Probes not answered.",
+                node.probes_failed,
+            ),
+            ("suspicions_total", "Members suspected.", node.suspicions),
+            (
+                "deaths_declared_total",
+                "Members declared dead here.",
+                node.deaths_declared,
+            ),
+            (
+                "refutations_total",
+                "Accusations of this host refuted.",
+                node.refutations,
+            ),
+            (
+                "conflicts_total",
+                "Claims of a name from a second address.",
+                node.conflicts,
+            ),
+            (
+                "late_wakeups_total",
+                "Pauses of this process noticed.",
+                node.late_wakeups,
+            ),
+        ] {
+            text.single(&format!("sidecar_gossip_{name}"), "counter", help, value);
+        }
+        let name = "sidecar_gossip_malformed_total";
+        text.family(
+            name,
+            "counter",
+            "Unreadable input from the network, by kind.",
+        );
+        for (kind, count) in &stats.malformed {
+            text.line(format_args!("{name}{{kind=\"{}\"}} {count}", label(kind)));
+        }
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        for (name, help, value) in [
+            (
+                "health_score",
+                "Local health: 0 is healthy, 7 the worst.",
+                stats.health_score.into(),
+            ),
+            (
+                "membership_queue",
+                "Announcements to transmit.",
+                count(stats.membership_queue),
+            ),
+            (
+                "record_queue",
+                "Records to transmit.",
+                count(stats.user_queue),
+            ),
+        ] {
+            text.single(&format!("sidecar_gossip_{name}"), "gauge", help, value);
+        }
     }
 
     fn plane(&self, text: &mut Text) {

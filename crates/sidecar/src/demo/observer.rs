@@ -30,6 +30,8 @@ struct Spreading {
 pub(super) struct Observer {
     names: Vec<String>,
     views: Vec<Option<Seen>>,
+    /// Whether every agent has answered once: before that, "all" would be the first to start.
+    complete: bool,
     /// The status all agents agreed on last.
     agreed: BTreeMap<(String, String), Status>,
     spreading: BTreeMap<(String, String), Spreading>,
@@ -41,6 +43,7 @@ impl Observer {
         Self {
             names,
             views,
+            complete: false,
             agreed: BTreeMap::new(),
             spreading: BTreeMap::new(),
         }
@@ -86,6 +89,7 @@ impl Observer {
             }
         }
         self.views[agent] = seen;
+        self.complete |= self.views.iter().all(Option::is_some);
         lines.extend(self.settle(at));
         lines
     }
@@ -93,6 +97,9 @@ impl Observer {
     /// Lines for the changes that every answering agent shows by now.
     fn settle(&mut self, at: Instant) -> Vec<String> {
         let answering = self.views.iter().flatten().count();
+        if !self.complete || answering == 0 {
+            return Vec::new();
+        }
         let mut lines = Vec::new();
         let views = &self.views;
         let agreed = &mut self.agreed;
@@ -101,7 +108,7 @@ impl Observer {
                 view.get(key)
                     .is_some_and(|(_, status)| *status == spreading.to)
             });
-            if !everywhere || answering == 0 {
+            if !everywhere {
                 return true;
             }
             agreed.insert(key.clone(), spreading.to);
@@ -135,6 +142,7 @@ mod tests {
     #[test]
     fn a_change_is_reported_when_the_last_answering_agent_shows_it() {
         let mut observer = Observer::new(vec!["a".into(), "b".into(), "c".into()]);
+        observer.complete = true;
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(
