@@ -3,7 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use blackbox::{API_PORT, AgentBuilder, Exit, GOSSIP_PORT, Lab, Machine};
 
@@ -40,9 +40,12 @@ fn sidecar(lab: &Lab, words: &[&str], env: &[(&str, &str)]) -> (Exit, String) {
     for (name, value) in env {
         builder = builder.env(name, value);
     }
+    // The log goes on from one command to the next.
+    let log = lab.dir().join("sidecar-solo.log");
+    let before = fs::read_to_string(&log).unwrap_or_default().len();
     let mut process = builder.launch();
     let (exit, _) = process.ends(REFUSED);
-    (exit, process.log())
+    (exit, process.log().split_off(before))
 }
 
 #[test]
@@ -124,14 +127,24 @@ fn the_effective_configuration_is_printed_with_its_sources() {
 }
 
 #[test]
-fn help_lists_every_variable() {
+fn help_and_configuration_list_every_variable() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
-    let (exit, output) = sidecar(&lab, &["--help"], &[]);
+    for words in ["--help", "config"] {
+        let (exit, output) = sidecar(&lab, &[words], &[]);
+        assert_eq!(exit, Exit::Code(0), "{output}");
+        for name in VARIABLES {
+            assert!(output.contains(name), "`sidecar {words}` does not mention {name}:\n{output}");
+        }
+    }
+}
+
+#[test]
+fn variables_that_do_nothing_are_pointed_out() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let env = [("SIDECAR_SEED", "10.88.0.7"), ("SERVICES_NAMER", "regex")];
+    let (exit, output) = sidecar(&lab, &["config"], &env);
     assert_eq!(exit, Exit::Code(0), "{output}");
-    for name in VARIABLES {
-        assert!(
-            output.contains(name),
-            "--help does not mention {name}:\n{output}"
-        );
+    for (name, _) in env {
+        assert!(output.contains(name), "{name} is not pointed out:\n{output}");
     }
 }
