@@ -133,7 +133,10 @@ fn help_and_configuration_list_every_variable() {
         let (exit, output) = sidecar(&lab, &[words], &[]);
         assert_eq!(exit, Exit::Code(0), "{output}");
         for name in VARIABLES {
-            assert!(output.contains(name), "`sidecar {words}` does not mention {name}:\n{output}");
+            assert!(
+                output.contains(name),
+                "`sidecar {words}` does not mention {name}:\n{output}"
+            );
         }
     }
 }
@@ -145,6 +148,9 @@ fn variables_that_do_nothing_are_pointed_out() {
     let (exit, output) = sidecar(&lab, &["config"], &env);
     assert_eq!(exit, Exit::Code(0), "{output}");
     for (name, _) in env {
-        assert!(output.contains(name), "{name} is not pointed out:\n{output}");
+        assert!(
+            output.contains(name),
+            "{name} is not pointed out:\n{output}"
+        );
     }
 }

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const CONTAINER_PORT: u16 = 9500;
 const CHECKED_PORT: u16 = 9501;
+/// A port known before the container starts, so that its first answer can be waited for.
+const PUBLISHED_PORT: u16 = 18080;
 
 pub(crate) fn run() {
     let lab = Lab::new(Machine::Alone, &["dock", "file", "consumer"]);
@@ -54,8 +56,9 @@ pub(crate) fn run() {
     table.print();
 }
 
-/// A container starts and stops: from the moment it answers on its own host to the first answer at
-/// the service port of another, and from the end of `docker kill` to closed ports everywhere.
+/// A container starts and is killed: from the moment it answers on its own host to the first answer
+/// at the service port of another, and from its last answer to closed ports everywhere. All sides
+/// are watched from before the start: when the client of the engine returns is not the moment.
 fn containers(lab: &Lab, engine: &Engine, table: &mut Table) {
     engine.docker(&[
         "create",
@@ -69,18 +72,19 @@ fn containers(lab: &Lab, engine: &Engine, table: &mut Table) {
         "HealthCheck=HttpGet",
         "-l",
         "HealthCheckArgs=http://{{ host }}:{{ tcp 9500 }}/",
-        "-P",
+        "-p",
+        &format!("{PUBLISHED_PORT}:80"),
         IMAGE,
     ]);
     let (dock, consumer) = (lab.host(0), lab.host(2));
+    let at = SocketAddr::from((dock.ip, PUBLISHED_PORT));
+    let answers = || dock.get(at, "/").is_ok_and(|answer| answer.status == 200);
     for _ in 0..ROUNDS {
         let (own, elsewhere) = thread::scope(|scope| {
-            // Watched from before the start: the client's return is not the start.
+            let own = scope.spawn(|| until(answers));
             let elsewhere = scope.spawn(|| until(|| open(consumer, CONTAINER_PORT)));
             engine.docker(&["start", "web"]);
-            let at = SocketAddr::from((dock.ip, engine.published_port("web")));
-            let own = until(|| dock.get(at, "/").is_ok_and(|answer| answer.status == 200));
-            (own, elsewhere.join().expect("watching does not panic"))
+            (joined(own), joined(elsewhere))
         });
         table.add(
             "container answers -> first answer on another host",
@@ -88,11 +92,22 @@ fn containers(lab: &Lab, engine: &Engine, table: &mut Table) {
             own,
         );
         until(|| lab.hosts().iter().all(|host| open(host, CONTAINER_PORT)));
-        engine.docker(&["kill", "web"]);
-        let killed = Instant::now();
-        let gone = until(|| closed(lab.hosts(), CONTAINER_PORT));
-        table.add("container killed -> port closed on all hosts", gone, killed);
+        let (own, everywhere) = thread::scope(|scope| {
+            let own = scope.spawn(|| until(|| !answers()));
+            let everywhere = scope.spawn(|| until(|| closed(lab.hosts(), CONTAINER_PORT)));
+            engine.docker(&["kill", "web"]);
+            (joined(own), joined(everywhere))
+        });
+        table.add(
+            "container stops answering -> port closed on all hosts",
+            everywhere,
+            own,
+        );
     }
+}
+
+fn joined<T>(watcher: thread::ScopedJoinHandle<'_, T>) -> T {
+    watcher.join().expect("watching does not panic")
 }
 
 /// A check fails and passes again, as its owner's API says and as all hosts route.
