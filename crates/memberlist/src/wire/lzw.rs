@@ -37,7 +37,7 @@ pub(super) fn decompress(data: &[u8], budget: &mut usize) -> Result<Vec<u8>, Com
     }
 }
 
-/// `data` compressed.
+/// `data` compressed. Go would choose other codes here and there, which no decoder minds.
 pub(super) fn compress(data: &[u8]) -> Vec<u8> {
     let mut output = Vec::new();
     let result = Encoder::new(BitOrder::Lsb, LITERAL_BITS)
