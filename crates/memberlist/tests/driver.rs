@@ -133,7 +133,7 @@ async fn a_taken_port_is_named() {
     let mut second = config("b");
     second.bind = a.local_addr();
     let refused = memberlist::start(second, Arc::new(State(""))).await;
-    let error = refused.err().expect("the port is taken");
+    let error = refused.expect_err("the port is taken");
     assert!(matches!(error, StartError::Tcp { .. }));
     assert!(
         error.to_string().contains(&a.local_addr().to_string()),
@@ -190,6 +190,13 @@ async fn a_seed_that_comes_up_later_is_found() {
     let (b, _b_events) = start(late).await;
     sees(&a, &["a", "b"]).await;
     sees(&b, &["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn a_member_does_not_join_itself() {
+    let (a, _events) = start(config("a")).await;
+    let outcome = a.join(&[a.local_addr()]).await;
+    assert_eq!((outcome.contacted, outcome.errors.len()), (0, 1));
 }
 
 #[tokio::test]

@@ -122,10 +122,7 @@ impl Core {
                 () = cancel.cancelled() => return,
                 // An error shows again when reading; there is nothing to do about it here.
                 _ = self.udp.readable() => self.read_datagrams(DATAGRAMS_PER_TURN),
-                Some(command) = commands.recv() => {
-                    self.handle_command(command);
-                    self.take_commands(&mut commands);
-                }
+                Some(command) = commands.recv() => self.handle_command(command),
                 Ok(permit) = events.reserve(), if !self.pending.is_empty() => {
                     if let Some(event) = self.pending.pop() {
                         permit.send(event);
@@ -133,6 +130,9 @@ impl Core {
                 }
                 () = tokio::time::sleep_until(wakeup.into()) => {}
             }
+            // Each gets its turn, however fast datagrams come in.
+            self.take_commands(&mut commands);
+            self.hand_over_pending();
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 // What has arrived is read before anybody is judged by it not having arrived.
                 self.read_datagrams(DATAGRAMS_BEFORE_TIMERS);
@@ -152,6 +152,10 @@ impl Core {
                     for error in self.node.handle_datagram(Instant::now(), from, datagram) {
                         let kind = malformed::kind(&error);
                         self.shared.malformed.note(kind, from, &error);
+                    }
+                    // Here and not later: messages must not pile up where nothing bounds them.
+                    while let Some(event) = self.node.poll_event() {
+                        self.hand_over(event);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -248,6 +252,15 @@ impl Core {
         let carry_out = async move { streams.carry_out(request).await };
         self.tasks
             .spawn(cancel.clone().run_until_cancelled_owned(carry_out));
+    }
+
+    fn hand_over_pending(&mut self) {
+        while !self.pending.is_empty()
+            && let Ok(permit) = self.events.try_reserve()
+            && let Some(event) = self.pending.pop()
+        {
+            permit.send(event);
+        }
     }
 
     /// Gives the event to the application, or makes do without it. Membership waits.

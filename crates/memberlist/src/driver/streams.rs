@@ -55,6 +55,8 @@ pub(super) enum StreamError {
     Refused(String),
     #[error(transparent)]
     Merge(#[from] MergeError),
+    #[error("this is the address of this very node")]
+    Ourselves,
     #[error("stream memory used up")]
     Budget,
     #[error("too many streams")]
@@ -73,6 +75,7 @@ impl StreamError {
             Self::Unexpected(_) => "stream_unexpected",
             Self::Refused(_) => "stream_refused",
             Self::Merge(_) => "merge",
+            Self::Ourselves => "ourselves",
             Self::Budget => "stream_budget",
             Self::Busy => "stream_busy",
             Self::Stopped => "stopped",
@@ -336,6 +339,7 @@ impl Streams {
         let result = self.try_exchange(to, join).await;
         match &result {
             Ok(()) => self.shared.meters.exchanges_out.add(1),
+            Err(StreamError::Ourselves) => {}
             Err(StreamError::Connect(_) | StreamError::Timeout(..) | StreamError::Io(_)) => {
                 // A peer that is down has not sent anything malformed.
                 self.shared.meters.streams_failed.add(1);
@@ -346,6 +350,10 @@ impl Streams {
     }
 
     async fn try_exchange(&self, to: SocketAddr, join: bool) -> Result<(), StreamError> {
+        let advertised = SocketAddr::new(self.config.advertise, self.config.port());
+        if to == advertised || to == self.config.bind {
+            return Err(StreamError::Ourselves);
+        }
         let _place = self
             .outbound
             .acquire()

@@ -249,6 +249,6 @@ impl Config {
 
     /// The port peers reach us at, and the meaning of port 0 in a peer's announcement.
     pub fn port(&self) -> u16 {
-        self.advertise_port.unwrap_or(self.bind.port())
+        self.advertise_port.unwrap_or_else(|| self.bind.port())
     }
 }

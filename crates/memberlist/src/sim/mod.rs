@@ -41,6 +41,9 @@ impl Default for Faults {
     }
 }
 
+/// How often a condition that is waited for is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(1);
+
 /// What the network has done, to show that a scenario was not vacuous.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -329,10 +332,8 @@ impl Network {
     }
 
     fn run_until(&mut self, until: Instant, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let mut looked = None;
         loop {
-            if done(self) {
-                return true;
-            }
             let arrival = self.in_flight.first_key_value().map(|((at, _), _)| *at);
             let wakeup = self.wakeups.first().map(|(at, _)| *at);
             // What has arrived is read before timers fire, as the real shell does it.
@@ -342,6 +343,12 @@ impl Network {
                 (None, Some(wakeup)) => (wakeup, false),
                 (None, None) => (until, false),
             };
+            if looked.is_none_or(|at| next >= at + LOOK_PERIOD) || next >= until {
+                if done(self) {
+                    return true;
+                }
+                looked = Some(self.now.max(next));
+            }
             if next >= until {
                 self.now = until;
                 return false;

@@ -232,10 +232,9 @@ impl Config {
         if !reader.errors.is_empty() {
             return Err(reader.errors);
         }
-        Ok(Self {
-            settings: reader.settings,
-            ..config
-        })
+        let mut settings = reader.settings;
+        settings.sort_by_key(|setting| VARIABLES.iter().position(|it| it.name == setting.name));
+        Ok(Self { settings, ..config })
     }
 }
 

@@ -61,7 +61,7 @@ impl Observer {
         match (&before, &seen) {
             (None, Some(_)) => lines.push(format!("{} answers", self.names[agent])),
             (Some(_), None) => {
-                lines.push(format!("{} does not answer any more", self.names[agent]))
+                lines.push(format!("{} does not answer any more", self.names[agent]));
             }
             _ => {}
         }

@@ -4,7 +4,7 @@
 //! What cannot be run is a check that always fails and says why, and what the owner should know comes
 //! back as notices.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use catalog::{Protocol, Service};
 
@@ -31,6 +31,17 @@ pub(super) enum Check {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HttpGet { url } => write!(f, "HttpGet {url}"),
+            Self::External { words } => write!(f, "External {}", words.join(" ")),
+            Self::AlwaysSuccessful => f.write_str("AlwaysSuccessful"),
+            Self::Unusable { reason } => write!(f, "unusable: {reason}"),
+        }
+    }
 }
 
 impl Check {

@@ -148,7 +148,7 @@ impl<P: Probe> Engine<P> {
         }
         if known.as_ref().is_none_or(|known| known.check != check) {
             let (name, instance) = (&service.name, &service.id);
-            tracing::info!(service = %name, %instance, ?check, "checking instance");
+            tracing::info!(service = %name, %instance, %check, "checking instance");
         }
         self.generation += 1;
         let watched = Watched {
@@ -237,7 +237,7 @@ impl Watched {
             }
             Ok(()) => tracing::trace!(%service, %instance, "still healthy"),
             Err(reason) if is_news => {
-                tracing::warn!(%service, %instance, check = ?self.check, %reason, "instance is unhealthy");
+                tracing::warn!(%service, %instance, check = %self.check, %reason, "instance is unhealthy");
             }
             Err(reason) => {
                 tracing::debug!(%service, %instance, failures, %reason, "still unhealthy");

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use catalog::{Now, State, Status};
+use catalog::{Author, Now, State, Status};
 use proptest::prelude::*;
 
 use super::*;
@@ -37,7 +37,7 @@ fn routes<'a>(services: impl IntoIterator<Item = &'a Service>) -> Routes {
         monotonic: Instant::now(),
     };
     for service in services {
-        state.apply(service.clone(), now, false).unwrap();
+        state.apply(service.clone(), Author::Own, now).unwrap();
     }
     Routes::of(state.snapshot())
 }
@@ -277,7 +277,7 @@ proptest! {
         let mut state = State::new("here", "test");
         let now = Now { wall: seconds(1_000), monotonic: Instant::now() };
         for service in services {
-            state.apply(service, now, false).unwrap();
+            state.apply(service, Author::Own, now).unwrap();
         }
         let snapshot = state.snapshot();
         let routes = Routes::of(snapshot);
