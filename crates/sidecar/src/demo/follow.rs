@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, sync::mpsc};
 use super::observer::{Seen, Sighting};
 
 /// Pause before a broken stream is opened again.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(10);
 /// A document larger than this is not the demo's.
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
