@@ -112,7 +112,9 @@ impl Agent {
             Arc::new(Replicated(snapshot.clone())),
         )
         .await
-        .context("gossip cannot start; is another agent running on this host?")?;
+        .map_err(|error| {
+            anyhow::anyhow!("gossip cannot start, is another agent running on this host? {error}")
+        })?;
         info!(address = %gossip.local_addr(), advertise = %self.advertise, "gossip is up");
 
         let sources = self.sources().await;

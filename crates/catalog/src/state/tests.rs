@@ -17,6 +17,11 @@ fn at(seconds: u64) -> i128 {
     i128::from(seconds) * 1_000_000_000
 }
 
+/// A peer's record that is acceptable.
+fn hear(state: &mut State, record: Service, now: Now) -> Applied {
+    state.apply(record, Author::Peer, now).unwrap()
+}
+
 fn shown(state: &State, host: &str, id: &str) -> Option<Status> {
     state
         .snapshot()
@@ -27,13 +32,7 @@ fn shown(state: &State, host: &str, id: &str) -> Option<Status> {
 #[test]
 fn newer_wins_at_nanosecond_precision() {
     let mut state = State::new("me", "c");
-    let first = state
-        .apply(
-            service("a", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    let first = hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
     let Applied::New(Some(change)) = first else {
         panic!("first sight is a change: {first:?}")
     };
@@ -54,13 +53,7 @@ fn newer_wins_at_nanosecond_precision() {
 #[test]
 fn a_refresh_is_news_but_no_change() {
     let mut state = State::new("me", "c");
-    state
-        .apply(
-            service("a", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
     let changes = state.snapshot().changes;
     let refreshed = state.apply(
         service("a", "1", at(65), Status::Alive),
@@ -83,13 +76,7 @@ fn a_refresh_is_news_but_no_change() {
 #[test]
 fn a_change_of_ports_alone_is_a_change() {
     let mut state = State::new("me", "c");
-    state
-        .apply(
-            service("a", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
     let mut moved = service("a", "1", at(6), Status::Alive);
     moved.ports.as_mut().unwrap()[0].port = 40000;
     let Ok(Applied::New(Some(change))) = state.apply(moved, Author::Peer, now(6)) else {
@@ -135,20 +122,12 @@ fn impossible_stamps_are_refused() {
 fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
     let mut state = State::new("me", "c");
     state.member_up("a", now(1));
-    state
-        .apply(
-            service("a", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
-    state
-        .apply(
-            service("a", "2", at(5), Status::Unhealthy),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
+    hear(
+        &mut state,
+        service("a", "2", at(5), Status::Unhealthy),
+        now(5),
+    );
     let gone = state.member_down("a", now(6));
     assert_eq!(gone.len(), 2);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
@@ -165,13 +144,7 @@ fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
 fn a_late_record_of_a_dead_host_stays_hidden() {
     let mut state = State::new("me", "c");
     state.member_down("a", now(1));
-    state
-        .apply(
-            service("a", "1", at(1), Status::Alive),
-            Author::Peer,
-            now(2),
-        )
-        .unwrap();
+    hear(&mut state, service("a", "1", at(1), Status::Alive), now(2));
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
 }
 
@@ -179,33 +152,27 @@ fn a_late_record_of_a_dead_host_stays_hidden() {
 fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
     let mut state = State::new("me", "c");
     // The origin's clock is 30 s behind; only the time since receipt counts.
-    state
-        .apply(
-            service("a", "1", at(70), Status::Alive),
-            Author::Peer,
-            now(100),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("a", "1", at(70), Status::Alive),
+        now(100),
+    );
     assert!(state.expire(now(179)).is_empty());
     assert_eq!(state.next_expiry(), Some(now(180).monotonic));
     assert_eq!(state.expire(now(180)).len(), 1);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
     assert!(state.expire(now(181)).is_empty());
-    state
-        .apply(
-            service("a", "1", at(175), Status::Alive),
-            Author::Peer,
-            now(182),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("a", "1", at(175), Status::Alive),
+        now(182),
+    );
     assert_eq!(shown(&state, "a", "1"), Some(Status::Alive));
-    state
-        .apply(
-            service("a", "1", at(183), Status::Tombstone),
-            Author::Peer,
-            now(183),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("a", "1", at(183), Status::Tombstone),
+        now(183),
+    );
     state.expire(now(183 + 3 * 3600 - 1));
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
     state.expire(now(183 + 3 * 3600));
@@ -216,13 +183,11 @@ fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
 #[test]
 fn draining_records_live_ten_minutes() {
     let mut state = State::new("me", "c");
-    state
-        .apply(
-            service("a", "1", at(5), Status::Draining),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("a", "1", at(5), Status::Draining),
+        now(5),
+    );
     assert!(state.expire(now(604)).is_empty());
     assert_eq!(state.expire(now(605)).len(), 1);
 }
@@ -230,42 +195,26 @@ fn draining_records_live_ten_minutes() {
 #[test]
 fn last_changed_never_goes_back() {
     let mut state = State::new("me", "c");
-    state
-        .apply(
-            service("a", "1", at(500), Status::Alive),
-            Author::Peer,
-            now(500),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("a", "1", at(500), Status::Alive),
+        now(500),
+    );
     let before = state.snapshot().last_changed;
-    state
-        .apply(
-            service("b", "1", at(400), Status::Alive),
-            Author::Peer,
-            now(500),
-        )
-        .unwrap();
+    hear(
+        &mut state,
+        service("b", "1", at(400), Status::Alive),
+        now(500),
+    );
     assert!(state.snapshot().last_changed > before);
 }
 
 #[test]
 fn snapshots_share_untouched_hosts() {
     let mut state = State::new("me", "c");
-    state
-        .apply(
-            service("a", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
     let before = state.snapshot().clone();
-    state
-        .apply(
-            service("b", "1", at(5), Status::Alive),
-            Author::Peer,
-            now(5),
-        )
-        .unwrap();
+    hear(&mut state, service("b", "1", at(5), Status::Alive), now(5));
     let after = state.snapshot();
     assert!(Arc::ptr_eq(
         before.hosts.get("a").unwrap(),
@@ -298,7 +247,7 @@ fn record() -> impl Strategy<Value = Service> {
 fn merged<'a>(records: impl IntoIterator<Item = &'a Service>) -> Vec<Service> {
     let mut state = State::new("me", "c");
     for record in records {
-        state.apply(record.clone(), Author::Peer, now(10)).unwrap();
+        hear(&mut state, record.clone(), now(10));
     }
     state
         .snapshot()

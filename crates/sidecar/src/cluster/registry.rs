@@ -239,12 +239,15 @@ impl Registry {
 
     fn undecodable(&mut self, what: &str, error: &json::DecodeError, now: Now) {
         add(&self.counters.records_undecodable, 1);
-        let reason = error.to_string();
-        if self
-            .complaints
-            .allows(&format!("{what} {reason}"), now.monotonic)
-        {
-            warn!(reason, "dropped a peer's {what} that cannot be read");
+        // By kind: garbage differs each time, and each time would be a flood.
+        let kind = match error {
+            json::DecodeError::Syntax(_) => "syntax",
+            json::DecodeError::Shape { field, .. } => field,
+            json::DecodeError::Invalid(_) => "invalid",
+        };
+        let complaint = format!("{what} {kind}");
+        if self.complaints.allows(&complaint, now.monotonic) {
+            warn!(reason = %error, "dropped a peer's {what} that cannot be read");
         }
     }
 
