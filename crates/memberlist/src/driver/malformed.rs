@@ -7,11 +7,19 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::wire::WireError;
+use crate::wire::error::EncryptionProblem;
 
 /// One log line per kind and address in this time.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
+/// The same for keys that do not match: such a peer does not stop, and somebody has to act.
+const LOG_PERIOD_OF_KEYS: Duration = Duration::from_secs(300);
 /// Kinds and addresses remembered; beyond that nothing new is logged until some are old.
 const REMEMBERED_MAX: usize = 1024;
+
+/// Kind of what no key of ours opens.
+const ENCRYPTION: &str = "encryption";
+/// Kind of what should have been encrypted.
+const PLAINTEXT: &str = "plaintext";
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -32,19 +40,33 @@ impl Malformed {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen.counts.entry(kind).or_default() += 1;
         let key = (kind, peer.ip());
-        let fresh = |at: &Instant| now.duration_since(*at) < LOG_PERIOD;
-        if seen.logged.get(&key).is_some_and(fresh) {
+        let fresh = |kind: &str, at: &Instant| {
+            let period = match kind {
+                ENCRYPTION | PLAINTEXT => LOG_PERIOD_OF_KEYS,
+                _ => LOG_PERIOD,
+            };
+            now.duration_since(*at) < period
+        };
+        if seen.logged.get(&key).is_some_and(|at| fresh(kind, at)) {
             return;
         }
         if seen.logged.len() >= REMEMBERED_MAX {
-            seen.logged.retain(|_, at| fresh(at));
+            seen.logged.retain(|(kind, _), at| fresh(kind, at));
             if seen.logged.len() >= REMEMBERED_MAX {
                 return;
             }
         }
         seen.logged.insert(key, now);
         drop(seen);
-        tracing::warn!(%peer, kind, %reason, "dropped input of a peer");
+        match kind {
+            ENCRYPTION => tracing::warn!(
+                "{peer} does not share a gossip key with us, so neither hears the other ({reason})"
+            ),
+            PLAINTEXT => tracing::warn!(
+                "{peer} does not encrypt its gossip, so we do not hear it ({reason})"
+            ),
+            _ => tracing::warn!(%peer, kind, %reason, "dropped input of a peer"),
+        }
     }
 
     pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
@@ -57,6 +79,9 @@ impl Malformed {
 pub(super) fn kind(error: &WireError) -> &'static str {
     match error {
         WireError::Framing(_) => "framing",
+        WireError::Label(_) => "label",
+        WireError::Encryption(EncryptionProblem::Plaintext) => PLAINTEXT,
+        WireError::Encryption(_) => ENCRYPTION,
         WireError::UnknownType { .. } => "unknown_type",
         WireError::EmptyMessage => "empty_message",
         WireError::CompoundTable { .. } => "compound_table",
