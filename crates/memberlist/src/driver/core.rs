@@ -88,7 +88,6 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(
         node: Node,
-        security: Arc<Security>,
         udp: UdpSocket,
         events: mpsc::Sender<Event>,
         members: watch::Sender<Arc<Vec<Member>>>,
@@ -99,7 +98,7 @@ impl Core {
         Self {
             members_version: node.members_version(),
             node,
-            security,
+            security: streams.security.clone(),
             udp,
             events,
             pending: Pending::default(),

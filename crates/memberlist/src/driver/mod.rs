@@ -140,7 +140,6 @@ pub async fn start(
 
     let core = Core::new(
         node,
-        security.clone(),
         udp,
         events,
         members,

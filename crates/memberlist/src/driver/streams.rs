@@ -98,7 +98,7 @@ pub(super) struct Streams {
     delegate: Arc<dyn Delegate>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
-    security: Arc<Security>,
+    pub(super) security: Arc<Security>,
     inbound: Arc<Semaphore>,
     inbound_exchanges: Semaphore,
     outbound: Semaphore,

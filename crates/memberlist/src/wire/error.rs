@@ -166,7 +166,7 @@ pub enum EncryptionProblem {
     },
     /// None of our keys authenticates it: it was encrypted with another key, for another label, or
     /// changed on its way.
-    #[error("encrypted, but not with any of our {keys} gossip keys")]
+    #[error("encrypted, but none of our gossip keys opens it ({keys} tried)")]
     NoKey {
         /// Keys tried.
         keys: usize,
