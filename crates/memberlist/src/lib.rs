@@ -15,3 +15,4 @@ pub mod wire;
 pub use driver::{Delegate, Handle, JoinOutcome, StartError, Stats, start};
 pub use node::{Config, Event, Member};
 pub use wire::message::{NodeState, Versions};
+pub use wire::{Key, Keyring, KeyringError};

@@ -3,7 +3,8 @@
 //!
 //! Bytes differ in one respect only: HashiCorp's memberlist knows no cluster name and we always
 //! write one, so its alive, suspect, dead and push/pull come back longer. Of those the decoded
-//! meaning is compared. The encrypted recordings are not here.
+//! meaning is compared. Encrypted ones are opened with their key and sealed again with their nonce,
+//! which gives the same bytes; what is inside is then checked like the others.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,10 +12,11 @@
 )]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use memberlist::wire::{
-    ClusterFilter, Message, PacketBuilder, StreamDecoder, StreamMessage, StreamProgress, WireError,
-    decode_packet, encode_message, encode_stream,
+    ClusterFilter, Envelope, Key, Keyring, Message, PacketBuilder, StreamDecoder, StreamMessage,
+    StreamProgress, StreamSide, WireError, decode_packet, encode_message, encode_stream,
 };
 use serde_json::Value;
 
@@ -56,8 +58,8 @@ impl Sender {
         }
     }
 
-    /// Every vector of a folder, with a name for failures.
-    fn vectors(self) -> Vec<(String, Value)> {
+    /// Every vector of a folder, with a name for failures and the key it was encrypted with.
+    fn vectors(self) -> Vec<(String, Envelope, Value)> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/vectors")
             .join(self.folder);
@@ -69,9 +71,17 @@ impl Sender {
         let mut vectors = Vec::new();
         for file in files {
             let content: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            let envelope = Envelope {
+                keyring: content["key_hex"].is_string().then(|| {
+                    let key = Key::new(&unhex(&content["key_hex"])).unwrap();
+                    Arc::new(Keyring::new(key))
+                }),
+                ..Envelope::default()
+            };
             for vector in content["vectors"].as_array().unwrap() {
                 let description = vector["description"].as_str().unwrap();
-                vectors.push((format!("{}: {description}", file.display()), vector.clone()));
+                let name = format!("{}: {description}", file.display());
+                vectors.push((name, envelope.clone(), vector.clone()));
             }
         }
         vectors
@@ -81,6 +91,8 @@ impl Sender {
 const SIDECAR: Sender = Sender::new("sidecar", true);
 const FORK: Sender = Sender::new("memberlist-fork", true);
 const SERF: Sender = Sender::new("serf", false);
+const SERF_KEY16: Sender = Sender::new("serf-key16", false);
+const SERF_KEY32: Sender = Sender::new("serf-key32", false);
 const HASHICORP: Sender = Sender::new("memberlist-0.2.2", false);
 
 fn unhex(text: &Value) -> Vec<u8> {
@@ -106,9 +118,26 @@ fn compresses(name: &str) -> bool {
     !name.contains("compression false")
 }
 
-fn check_datagram(sender: Sender, name: &str, vector: &Value) {
+fn check_datagram(sender: Sender, name: &str, envelope: &Envelope, vector: &Value) {
     let (datagram, decoded) = (unhex(&vector["hex"]), &vector["decoded"]);
-    let packet = decode_packet(&datagram, &sender.filter());
+    if decoded["layer"] == "encrypted" {
+        let plain = envelope.open_packet(&datagram).unwrap();
+        assert_eq!(*plain, unhex(&decoded["plaintext_hex"]), "{name}");
+        let nonce = || unhex(&decoded["nonce"]).try_into().ok();
+        assert_eq!(
+            *envelope.seal_packet(&plain, nonce).unwrap(),
+            datagram,
+            "{name}"
+        );
+        let without_key = decode_packet(&datagram, &sender.filter());
+        assert_eq!(without_key.messages, [], "{name}");
+        return check_plain_datagram(sender, name, &plain, &decoded["inner"]);
+    }
+    check_plain_datagram(sender, name, &datagram, decoded);
+}
+
+fn check_plain_datagram(sender: Sender, name: &str, datagram: &[u8], decoded: &Value) {
+    let packet = decode_packet(datagram, &sender.filter());
     assert_eq!(packet.errors, [], "{name}");
     let found: Vec<_> = packet
         .messages
@@ -139,7 +168,7 @@ fn check_datagram(sender: Sender, name: &str, vector: &Value) {
         name: "other".to_owned(),
         accept_missing: false,
     };
-    let refused = decode_packet(&datagram, &other);
+    let refused = decode_packet(datagram, &other);
     assert_eq!(refused.errors.len(), named.clone().count(), "{name}");
     assert!(
         refused
@@ -155,7 +184,36 @@ fn check_datagram(sender: Sender, name: &str, vector: &Value) {
     );
 }
 
-fn check_stream(sender: Sender, name: &str, bytes: &[u8], decoded: &Value) {
+fn check_stream(
+    sender: Sender,
+    name: &str,
+    envelope: &Envelope,
+    side: StreamSide,
+    bytes: &[u8],
+    decoded: &Value,
+) {
+    if decoded["layer"] != "encrypted" {
+        return check_plain_stream(sender, name, bytes, decoded);
+    }
+    let plain = unhex(&decoded["plaintext_hex"]);
+    let nonce = || unhex(&decoded["nonce"]).try_into().ok();
+    let again = envelope.seal_stream(plain.clone(), side, nonce);
+    assert_eq!(again.unwrap(), bytes, "{name}");
+    check_plain_stream(sender, name, &plain, &decoded["inner"]);
+
+    let expected = StreamDecoder::new(sender.filter()).feed(&plain).unwrap();
+    let mut decoder = StreamDecoder::enveloped(sender.filter(), envelope.clone(), side);
+    let (last, before) = bytes.split_last().unwrap();
+    for byte in before {
+        let progress = decoder.feed(&[*byte]);
+        assert_eq!(progress, Ok(StreamProgress::NeedMore), "{name}");
+    }
+    assert_eq!(decoder.feed(&[*last]), Ok(expected), "{name}");
+    let mut without_key = StreamDecoder::new(sender.filter());
+    assert!(without_key.feed(bytes).is_err(), "{name}");
+}
+
+fn check_plain_stream(sender: Sender, name: &str, bytes: &[u8], decoded: &Value) {
     let mut decoder = StreamDecoder::new(sender.filter());
     let Ok(StreamProgress::Complete(message)) = decoder.feed(bytes) else {
         panic!("{name}: not complete");
@@ -210,19 +268,24 @@ fn check_stream(sender: Sender, name: &str, bytes: &[u8], decoded: &Value) {
 /// Checks a folder; tells how many datagrams and how many sides of connections it held.
 fn check(sender: Sender) -> (usize, usize) {
     let (mut datagrams, mut streams) = (0, 0);
-    for (name, vector) in sender.vectors() {
+    for (name, envelope, vector) in sender.vectors() {
         let decoded = &vector["decoded"];
         if vector["client_hex"].is_string() {
-            for (side, key) in [("client", "client_hex"), ("server", "server_hex")] {
-                let name = format!("{name} ({side})");
-                check_stream(sender, &name, &unhex(&vector[key]), &decoded[side]);
+            for (which, side) in [
+                ("client", StreamSide::Dialling),
+                ("server", StreamSide::Accepting),
+            ] {
+                let name = format!("{name} ({which})");
+                let bytes = unhex(&vector[format!("{which}_hex")]);
+                check_stream(sender, &name, &envelope, side, &bytes, &decoded[which]);
                 streams += 1;
             }
         } else if name.contains(": TCP,") {
-            check_stream(sender, &name, &unhex(&vector["hex"]), decoded);
+            let (side, bytes) = (StreamSide::Dialling, unhex(&vector["hex"]));
+            check_stream(sender, &name, &envelope, side, &bytes, decoded);
             streams += 1;
         } else {
-            check_datagram(sender, &name, &vector);
+            check_datagram(sender, &name, &envelope, &vector);
             datagrams += 1;
         }
     }
@@ -236,7 +299,7 @@ fn go_sidecar_is_read_and_written_byte_for_byte() {
 
 #[test]
 fn the_fork_is_read_and_written_byte_for_byte() {
-    assert_eq!(check(FORK), (10, 6));
+    assert_eq!(check(FORK), (30, 18));
 }
 
 #[test]
@@ -246,5 +309,11 @@ fn serf_is_read_and_written_but_for_the_cluster_name() {
 
 #[test]
 fn hashicorp_memberlist_is_read_and_written_but_for_the_cluster_name() {
-    assert_eq!(check(HASHICORP), (10, 6));
+    assert_eq!(check(HASHICORP), (30, 18));
+}
+
+#[test]
+fn encrypted_serf_is_read_and_written_but_for_the_cluster_name() {
+    assert_eq!(check(SERF_KEY16), (116, 18));
+    assert_eq!(check(SERF_KEY32), (112, 18));
 }

@@ -25,6 +25,7 @@ use crate::{
     },
     config::{Config, Discovery, ProxyKind},
     discovery::{self, SourceName},
+    gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
     http::{self, Api},
     metrics::Metrics,
@@ -108,14 +109,19 @@ impl Agent {
             &config.cluster_name,
         )));
         let (gossip, gossip_events) = memberlist::start(
-            self.gossip_config()?,
+            self.gossip_config().await?,
             Arc::new(Replicated(snapshot.clone())),
         )
         .await
         .map_err(|error| {
             anyhow::anyhow!("gossip cannot start, is another agent running on this host? {error}")
         })?;
-        info!(address = %gossip.local_addr(), advertise = %self.advertise, "gossip is up");
+        info!(address = %gossip.local_addr(), advertise = %self.advertise, keys = gossip.keys().len(), "gossip is up");
+        if let GossipKeys::File(path) = &config.gossip_security.keys {
+            let (path, shutdown) = (path.clone(), self.shutdown.clone());
+            self.tasks
+                .spawn(gossip_keys::follow(path, gossip.clone(), shutdown));
+        }
 
         let sources = self.sources().await;
         let (updates, local) = mpsc::channel(QUEUE_DEPTH);
@@ -169,7 +175,7 @@ impl Agent {
         Ok((gossip, commands))
     }
 
-    fn gossip_config(&self) -> anyhow::Result<memberlist::Config> {
+    async fn gossip_config(&self) -> anyhow::Result<memberlist::Config> {
         let config = &self.config;
         // The original's metadata: these keys in this order, and never another state.
         let mut meta = String::from("{\"ClusterName\":");
@@ -178,6 +184,7 @@ impl Agent {
         if meta.len() > 512 {
             bail!("SIDECAR_CLUSTER_NAME is too long: at most about 470 bytes fit gossip metadata");
         }
+        let security = &config.gossip_security;
         Ok(memberlist::Config {
             cluster_name: config.cluster_name.clone(),
             bind: config.gossip_bind,
@@ -187,6 +194,10 @@ impl Agent {
             gossip_messages: config.gossip_messages,
             push_pull_interval: config.push_pull_interval,
             handoff_queue_depth: config.handoff_queue_depth,
+            keyring: gossip_keys::load(&security.keys).await?,
+            verify_incoming: security.verify_incoming,
+            verify_outgoing: security.verify_outgoing,
+            label: security.label.clone(),
             seed: rand::random(),
             ..memberlist::Config::lan(&config.node_name, self.advertise)
         })

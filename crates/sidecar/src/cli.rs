@@ -23,6 +23,12 @@ pub struct Cli {
 pub enum Command {
     /// Print the effective configuration with the source of each value, and exit.
     Config,
+    /// Print a new gossip key for SIDECAR_GOSSIP_KEY or SIDECAR_GOSSIP_KEY_FILE, and exit.
+    Keygen {
+        /// Length of the key in bytes: 16, 24 or 32 (AES-128, AES-192, AES-256).
+        #[arg(long, default_value_t = 32, value_parser = parse_key_bytes)]
+        bytes: usize,
+    },
     /// Run three agents and a few sample services on this machine and show what happens.
     Demo,
     /// A tiny web server whose health can be switched, for trying things out.
@@ -101,6 +107,15 @@ impl AgentFlags {
     }
 }
 
+fn parse_key_bytes(text: &str) -> Result<usize, String> {
+    match text {
+        "16" => Ok(16),
+        "24" => Ok(24),
+        "32" => Ok(32),
+        _ => Err("expected 16, 24 or 32".to_owned()),
+    }
+}
+
 fn hostname() -> String {
     rustix::system::uname()
         .nodename()
@@ -123,6 +138,23 @@ mod tests {
             if let Some(flag) = variable.flag {
                 assert!(help.contains(&format!("--{flag}")), "{flag}");
             }
+        }
+    }
+
+    #[test]
+    fn keys_are_generated_in_three_lengths() {
+        for (line, expected) in [
+            ("sidecar keygen", Some(32)),
+            ("sidecar keygen --bytes 16", Some(16)),
+            ("sidecar keygen --bytes 24", Some(24)),
+            ("sidecar keygen --bytes 20", None),
+        ] {
+            let command = Cli::try_parse_from(line.split(' ')).ok();
+            let bytes = command.and_then(|cli| match cli.command {
+                Some(Command::Keygen { bytes }) => Some(bytes),
+                _ => None,
+            });
+            assert_eq!(bytes, expected, "{line}");
         }
     }
 

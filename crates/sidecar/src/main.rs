@@ -6,7 +6,7 @@ use clap::Parser as _;
 use sidecar::{
     agent,
     cli::{Cli, Command},
-    demo, logging, sample_service,
+    demo, keygen, logging, sample_service,
 };
 
 /// Exit code of every fatal error, as in the original.
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         None => run_agent(&cli),
         Some(Command::Config) => print_config(&cli),
+        Some(Command::Keygen { bytes }) => print_key(*bytes),
         Some(Command::Demo) => run(demo::run()),
         Some(Command::SampleService { listen, name }) => {
             run(sample_service::run(*listen, name.clone()))
@@ -76,6 +77,16 @@ fn print_config(cli: &Cli) -> anyhow::Result<()> {
     for warning in &config.warnings {
         println!("warning: {warning}");
     }
+    Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
+fn print_key(bytes: usize) -> anyhow::Result<()> {
+    let key = keygen::generate(bytes)?;
+    println!("{}", key.as_str());
     Ok(())
 }
 

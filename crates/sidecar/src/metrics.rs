@@ -266,6 +266,11 @@ impl Metrics {
                 "Records to transmit.",
                 count(stats.user_queue),
             ),
+            (
+                "keys",
+                "Gossip keys installed; 0 is plain text.",
+                count(self.gossip.keys().len()),
+            ),
         ] {
             text.single(&format!("sidecar_gossip_{name}"), "gauge", help, value);
         }

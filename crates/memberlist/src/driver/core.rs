@@ -2,6 +2,7 @@
 //! next deadline, hands everything in that is there, and carries out what comes out. It never
 //! waits for the application, a stream or a peer.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::malformed;
 use super::meters::Shared;
 use super::pending::Pending;
+use super::security::{self, Security};
 use super::streams::Streams;
 use crate::node::{Event, Member, MergeError, Node, StreamRequest, Transmit};
 use crate::wire::message::PushPull;
@@ -70,6 +72,7 @@ pub(super) enum Command {
 
 pub(super) struct Core {
     node: Node,
+    security: Arc<Security>,
     udp: UdpSocket,
     events: mpsc::Sender<Event>,
     pending: Pending,
@@ -95,6 +98,7 @@ impl Core {
         Self {
             members_version: node.members_version(),
             node,
+            security: streams.security.clone(),
             udp,
             events,
             pending: Pending::default(),
@@ -143,13 +147,17 @@ impl Core {
     }
 
     fn read_datagrams(&mut self, count: usize) {
+        let envelope = self.security.envelope();
         for _ in 0..count {
             match self.udp.try_recv_from(&mut self.buffer) {
                 Ok((length, from)) => {
                     self.shared.meters.packets_in.add(1);
                     self.shared.meters.bytes_in.add(length as u64);
-                    let datagram = &self.buffer[..length];
-                    for error in self.node.handle_datagram(Instant::now(), from, datagram) {
+                    let errors = match envelope.open_packet(&self.buffer[..length]) {
+                        Ok(datagram) => self.node.handle_datagram(Instant::now(), from, &datagram),
+                        Err(error) => vec![error],
+                    };
+                    for error in errors {
                         let kind = malformed::kind(&error);
                         self.shared.malformed.note(kind, from, &error);
                     }
@@ -227,24 +235,31 @@ impl Core {
     }
 
     async fn send(&mut self, transmit: Transmit) {
-        let mut sent = self.udp.try_send_to(&transmit.bytes, transmit.to);
+        let envelope = self.security.envelope();
+        let datagram = match envelope.seal_packet(&transmit.bytes, security::nonce) {
+            Ok(datagram) => datagram,
+            Err(error) => return self.not_sent(transmit.to, &error),
+        };
+        let mut sent = self.udp.try_send_to(&datagram, transmit.to);
         if would_block(&sent) {
             let writable = self.udp.writable();
             // After an elapsed timeout the second attempt fails like the first.
             let _ = tokio::time::timeout(SEND_PATIENCE, writable).await;
-            sent = self.udp.try_send_to(&transmit.bytes, transmit.to);
+            sent = self.udp.try_send_to(&datagram, transmit.to);
         }
         match sent {
             Ok(length) => {
                 self.shared.meters.packets_out.add(1);
                 self.shared.meters.bytes_out.add(length as u64);
             }
-            Err(error) => {
-                tracing::debug!(to = %transmit.to, %error, "sending a datagram");
-                self.shared.meters.packets_unsent.add(1);
-                self.node.handle_send_error(Instant::now(), transmit.to);
-            }
+            Err(error) => self.not_sent(transmit.to, &error),
         }
+    }
+
+    fn not_sent(&mut self, to: SocketAddr, error: &dyn Display) {
+        tracing::debug!(%to, %error, "sending a datagram");
+        self.shared.meters.packets_unsent.add(1);
+        self.node.handle_send_error(Instant::now(), to);
     }
 
     fn open_stream(&self, request: StreamRequest, cancel: &CancellationToken) {

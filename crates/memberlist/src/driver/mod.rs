@@ -7,6 +7,8 @@
 //! | accept (one) | hands connections out, within the bounds of `streams` |
 //! | stream (many) | one connection: reads, encodes, writes; asks the core for the rest |
 //!
+//! Label and encryption are put on and taken off here, around whatever the node reads and writes.
+//!
 //! Events go through a bounded channel. When the application is slow, messages of peers are
 //! dropped and counted (gossip and state exchanges bring the content again), but changes of
 //! membership are kept: at most three per member, later ones merged into earlier ones.
@@ -15,6 +17,7 @@ mod core;
 mod malformed;
 mod meters;
 mod pending;
+mod security;
 mod sockets;
 mod streams;
 
@@ -30,8 +33,10 @@ use tokio_util::task::TaskTracker;
 
 use self::core::{Command, Core};
 use self::meters::Shared;
+use self::security::Security;
 use self::streams::Streams;
 use crate::node::{ConfigError, Node};
+use crate::wire::{Key, Keyring, KeyringError};
 
 pub use self::meters::Stats;
 pub use crate::node::{Config, Event, Member};
@@ -92,6 +97,7 @@ struct Inner {
     members: watch::Receiver<Arc<Vec<Member>>>,
     shared: Arc<Shared>,
     streams: Arc<Streams>,
+    security: Arc<Security>,
     local_addr: SocketAddr,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -114,6 +120,9 @@ pub async fn start(
     })?;
     config.bind = local_addr;
     let node = Node::new(config.clone(), Instant::now())?;
+    let security = Arc::new(Security::new(config.envelope()));
+    // From here on keys live in one place only, where they can be removed.
+    config.keyring = None;
 
     let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
     let (events, events_out) = mpsc::channel(config.handoff_queue_depth);
@@ -126,6 +135,7 @@ pub async fn start(
         delegate,
         commands.clone(),
         shared.clone(),
+        security.clone(),
     ));
 
     let core = Core::new(
@@ -152,6 +162,7 @@ pub async fn start(
             members: members_out,
             shared,
             streams,
+            security,
             local_addr,
             _stop: cancel.clone().drop_guard(),
             cancel,
@@ -213,6 +224,49 @@ impl Handle {
     /// Counters and gauges, since the start.
     pub fn stats(&self) -> Stats {
         self.inner.shared.stats()
+    }
+
+    /// Installs a gossip key: what was encrypted with it is accepted from now on. To change the key
+    /// of a cluster install the new one everywhere, then use it everywhere, then remove the old.
+    ///
+    /// # Errors
+    /// The keyring is full, or the member was started without one.
+    pub fn install_key(&self, key: Key) -> Result<(), KeyringError> {
+        self.inner.security.change(|keyring| keyring.add(key))
+    }
+
+    /// Encrypts with an installed key from now on.
+    ///
+    /// # Errors
+    /// The key is not installed, or the member was started without a keyring.
+    pub fn use_key(&self, key: &Key) -> Result<(), KeyringError> {
+        self.inner
+            .security
+            .change(|keyring| keyring.make_primary(key))
+    }
+
+    /// Removes a key: what was encrypted with it is refused from now on.
+    ///
+    /// # Errors
+    /// The key is the one in use, or the member was started without a keyring.
+    pub fn remove_key(&self, key: &Key) -> Result<(), KeyringError> {
+        self.inner.security.change(|keyring| keyring.remove(key))
+    }
+
+    /// Installs, uses and removes keys all at once, so that these are the keys.
+    ///
+    /// # Errors
+    /// The member was started without a keyring.
+    pub fn replace_keyring(&self, new: Keyring) -> Result<(), KeyringError> {
+        self.inner.security.change(|keyring| {
+            *keyring = new;
+            Ok(())
+        })
+    }
+
+    /// The gossip keys, the one in use first; none when gossip is not encrypted.
+    pub fn keys(&self) -> Vec<Key> {
+        self.inner.security.keys()
     }
 
     /// Says goodbye, so that peers see us leave instead of suspecting us, and waits until the

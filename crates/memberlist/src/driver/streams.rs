@@ -17,10 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use super::core::Command;
 use super::meters::Shared;
+use super::security::{self, Security};
 use super::{Config, Delegate, malformed, sockets};
 use crate::node::{MergeError, StreamRequest};
 use crate::wire::message::{Ack, Ping, PushPull, StreamMessage};
-use crate::wire::{StreamDecoder, StreamProgress, WireError, encode_stream};
+use crate::wire::{
+    Envelope, SealError, StreamDecoder, StreamProgress, StreamSide, WireError, encode_stream,
+};
 
 /// Connections others may have open to us, altogether and per address.
 const INBOUND_MAX: usize = 256;
@@ -33,6 +36,9 @@ const OUTBOUND_MAX: usize = 64;
 const BUDGET_KIB: usize = 128 * 1024;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
+/// What is read, and for how long, of a stream that was refused with an answer.
+const DRAIN_BYTES_MAX: u64 = 256 * 1024;
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, doubled each time up to a second.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 
@@ -54,6 +60,8 @@ pub(super) enum StreamError {
     #[error("peer refuses: {0:?}")]
     Refused(String),
     #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
     Merge(#[from] MergeError),
     #[error("this is the address of this very node")]
     Ourselves,
@@ -74,6 +82,7 @@ impl StreamError {
             Self::Wire(error) => malformed::kind(error),
             Self::Unexpected(_) => "stream_unexpected",
             Self::Refused(_) => "stream_refused",
+            Self::Seal(_) => "seal",
             Self::Merge(_) => "merge",
             Self::Ourselves => "ourselves",
             Self::Budget => "stream_budget",
@@ -89,6 +98,7 @@ pub(super) struct Streams {
     delegate: Arc<dyn Delegate>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
+    pub(super) security: Arc<Security>,
     inbound: Arc<Semaphore>,
     inbound_exchanges: Semaphore,
     outbound: Semaphore,
@@ -203,12 +213,14 @@ impl Streams {
         delegate: Arc<dyn Delegate>,
         commands: mpsc::Sender<Command>,
         shared: Arc<Shared>,
+        security: Arc<Security>,
     ) -> Self {
         Self {
             config,
             delegate,
             commands,
             shared,
+            security,
             inbound: Arc::new(Semaphore::new(INBOUND_MAX)),
             inbound_exchanges: Semaphore::new(INBOUND_EXCHANGES_MAX),
             outbound: Semaphore::new(OUTBOUND_MAX),
@@ -255,10 +267,16 @@ impl Streams {
 
     async fn answer(&self, stream: &mut TcpStream) -> Result<(), StreamError> {
         let mut reserved = self.reserve();
-        let message = match self.read(stream, &mut reserved).await {
+        let read = self.read(stream, StreamSide::Dialling, &mut reserved);
+        let message = match read.await {
             Ok(message) => message,
             // Somebody looked whether the port is open.
             Err(StreamError::NoAnswer) => return Ok(()),
+            Err(StreamError::Wire(error)) => {
+                // A courtesy: what was wrong in the first place is what counts.
+                let _ = self.refuse(stream, &error).await;
+                return Err(error.into());
+            }
             Err(error) => return Err(error),
         };
         match message {
@@ -268,8 +286,8 @@ impl Streams {
                         seq_no: ping.seq_no,
                         payload: Bytes::new(),
                     };
-                    self.write(stream, &self.encode(&StreamMessage::Ack(ack)))
-                        .await?;
+                    let ack = self.encode(&StreamMessage::Ack(ack), StreamSide::Accepting)?;
+                    self.write(stream, &ack).await?;
                 }
                 Ok(())
             }
@@ -285,6 +303,25 @@ impl Streams {
         }
     }
 
+    /// Tells a peer whose envelope could not be read what is wrong, so that its operator learns of
+    /// it too.
+    async fn refuse(&self, stream: &mut TcpStream, error: &WireError) -> Result<(), StreamError> {
+        let Some(text) = error.reply() else {
+            return Ok(());
+        };
+        let reply = StreamMessage::Error(text.to_owned());
+        let reply = self.encode(&reply, StreamSide::Accepting)?;
+        self.write(stream, &reply).await?;
+        stream.shutdown().await?;
+        // What is left unread would turn the end into a reset, and the peer might lose the reply.
+        let mut rest = stream.take(DRAIN_BYTES_MAX);
+        let mut nowhere = tokio::io::sink();
+        let drained = tokio::io::copy(&mut rest, &mut nowhere);
+        // How it ends does not matter any more.
+        let _ = tokio::time::timeout(DRAIN_PATIENCE, drained).await;
+        Ok(())
+    }
+
     async fn answer_exchange(
         &self,
         stream: &mut TcpStream,
@@ -297,7 +334,7 @@ impl Streams {
             .map_err(|_| StreamError::Busy)?;
         let join = remote.join;
         // Ours is written before theirs is merged: a restarted peer must see what we remember.
-        let ours = self.our_side(join).await?;
+        let ours = self.our_side(join, StreamSide::Accepting).await?;
         self.write(stream, &ours).await?;
         self.merge(remote, join, reserved).await?;
         self.shared.meters.exchanges_in.add(1);
@@ -360,10 +397,11 @@ impl Streams {
             .await
             .map_err(|_| StreamError::Stopped)?;
         let mut stream = self.dial(to).await?;
-        let ours = self.our_side(join).await?;
+        let ours = self.our_side(join, StreamSide::Dialling).await?;
         self.write(&mut stream, &ours).await?;
         let mut reserved = self.reserve();
-        let remote = match self.read(&mut stream, &mut reserved).await? {
+        let reply = self.read(&mut stream, StreamSide::Accepting, &mut reserved);
+        let remote = match reply.await? {
             StreamMessage::PushPull(remote) => remote,
             StreamMessage::Error(text) => return Err(StreamError::Refused(text)),
             StreamMessage::Ping(_) => return Err(StreamError::Unexpected("ping")),
@@ -377,9 +415,11 @@ impl Streams {
     async fn ping(&self, to: SocketAddr, ping: Ping) -> Result<(), StreamError> {
         let seq_no = ping.seq_no;
         let mut stream = self.dial(to).await?;
-        self.write(&mut stream, &self.encode(&StreamMessage::Ping(ping)))
-            .await?;
-        match self.read(&mut stream, &mut self.reserve()).await? {
+        let ping = self.encode(&StreamMessage::Ping(ping), StreamSide::Dialling)?;
+        self.write(&mut stream, &ping).await?;
+        let mut reserved = self.reserve();
+        let reply = self.read(&mut stream, StreamSide::Accepting, &mut reserved);
+        match reply.await? {
             StreamMessage::Ack(ack) if ack.seq_no == seq_no => Ok(()),
             _ => Err(StreamError::Unexpected("answer to a ping")),
         }
@@ -388,8 +428,8 @@ impl Streams {
     async fn send_user(&self, to: SocketAddr, payload: Bytes) -> Result<(), StreamError> {
         let _place = self.outbound.try_acquire().map_err(|_| StreamError::Busy)?;
         let mut stream = self.dial(to).await?;
-        self.write(&mut stream, &self.encode(&StreamMessage::User(payload)))
-            .await
+        let message = self.encode(&StreamMessage::User(payload), StreamSide::Dialling)?;
+        self.write(&mut stream, &message).await
     }
 
     // === Pieces ===
@@ -406,14 +446,17 @@ impl Streams {
         Ok(self.within("writing", stream.write_all(bytes)).await??)
     }
 
-    /// Reads the one message a stream carries. [`StreamError::NoAnswer`] if there is none.
+    /// Reads the one message that `side` sends. [`StreamError::NoAnswer`] if there is none.
     async fn read(
         &self,
         stream: &mut TcpStream,
+        side: StreamSide,
         reserved: &mut Reserved,
     ) -> Result<StreamMessage, StreamError> {
         self.within("reading", async {
-            let mut decoder = StreamDecoder::new(self.config.cluster_filter());
+            let envelope = self.security.envelope();
+            let filter = self.config.cluster_filter();
+            let mut decoder = StreamDecoder::enveloped(filter, envelope, side);
             let mut buffer = vec![0; READ_BYTES];
             let mut total = 0;
             loop {
@@ -450,24 +493,33 @@ impl Streams {
         }
     }
 
-    fn encode(&self, message: &StreamMessage) -> Vec<u8> {
-        encode_stream(message, &self.config.cluster_name, self.config.compression)
+    fn encode(&self, message: &StreamMessage, side: StreamSide) -> Result<Vec<u8>, SealError> {
+        let envelope = self.security.envelope();
+        let config = &self.config;
+        encode(
+            message,
+            &config.cluster_name,
+            config.compression,
+            &envelope,
+            side,
+        )
     }
 
-    /// Our table and the application's state, ready to be written. Serialising and compressing
-    /// take long enough to keep them off the threads that answer pings.
-    async fn our_side(&self, join: bool) -> Result<Vec<u8>, StreamError> {
+    /// Our table and the application's state, ready to be written. Serialising, compressing and
+    /// encrypting take long enough to keep them off the threads that answer pings.
+    async fn our_side(&self, join: bool, side: StreamSide) -> Result<Vec<u8>, StreamError> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::PushPull { join, reply }).await?;
         let mut ours = answer.await.map_err(|_| StreamError::Stopped)?;
         let delegate = self.delegate.clone();
         let (cluster, compress) = (self.config.cluster_name.clone(), self.config.compression);
-        tokio::task::spawn_blocking(move || {
+        let envelope = self.security.envelope();
+        let sealed = tokio::task::spawn_blocking(move || {
             ours.user_state = delegate.local_state(join);
-            encode_stream(&StreamMessage::PushPull(ours), &cluster, compress)
-        })
-        .await
-        .map_err(|_| StreamError::Stopped)
+            let ours = StreamMessage::PushPull(ours);
+            encode(&ours, &cluster, compress, &envelope, side)
+        });
+        Ok(sealed.await.map_err(|_| StreamError::Stopped)??)
     }
 
     async fn merge(
@@ -499,4 +551,15 @@ impl Streams {
             .await
             .map_err(|_| StreamError::Stopped)
     }
+}
+
+fn encode(
+    message: &StreamMessage,
+    cluster: &str,
+    compress: bool,
+    envelope: &Envelope,
+    side: StreamSide,
+) -> Result<Vec<u8>, SealError> {
+    let message = encode_stream(message, cluster, compress);
+    envelope.seal_stream(message, side, security::nonce)
 }

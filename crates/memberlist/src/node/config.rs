@@ -4,11 +4,12 @@
 //! Defaults are the LAN profile of the Go library as Go Sidecar configures it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::wire::ClusterFilter;
+use crate::wire::{ClusterFilter, Envelope, Keyring, LABEL_BYTES_MAX};
 
 /// Longest metadata a member may carry, in bytes. Go refuses more at the sender.
 pub const META_BYTES_MAX: usize = 512;
@@ -52,6 +53,18 @@ pub struct Config {
     /// Delegate protocol versions: minimum, maximum, spoken. Push/pull fails between members
     /// whose ranges do not meet; Serf agents say 2, 5, 5. Default 0, 0, 0.
     pub delegate_versions: [u8; 3],
+
+    /// Gossip keys: with them everything is encrypted, and only what was encrypted with one of them
+    /// is accepted. Shell only, like the three settings below; the state machine merely leaves room
+    /// for them. Default none, as Go Sidecar knows none.
+    pub keyring: Option<Keyring>,
+    /// With keys: refuse plaintext. Default yes; no while a plaintext cluster is given keys.
+    pub verify_incoming: bool,
+    /// With keys: encrypt what is sent. Default yes; no while a plaintext cluster is given keys.
+    pub verify_outgoing: bool,
+    /// Label before all traffic, at most 255 bytes; members with another are not heard. Default
+    /// none, all that Go Sidecar and HashiCorp before 0.3 understand.
+    pub label: String,
 
     /// Time between gossip rounds; zero turns gossip off. Default 200 ms.
     pub gossip_interval: Duration,
@@ -99,7 +112,7 @@ pub struct Config {
     /// 30 s; zero: never. A member that left can be replaced at once.
     pub dead_node_reclaim: Duration,
 
-    /// Packing budget of a datagram, in bytes. Default 1400.
+    /// Packing budget of a datagram, label and encryption included, in bytes. Default 1400.
     pub udp_buffer_size: usize,
     /// Compress datagrams that shrink, and all streams. Default yes.
     pub compression: bool,
@@ -141,6 +154,9 @@ pub enum ConfigError {
     /// `nack_fraction` is out of range.
     #[error("nack fraction {0}: expected above 0 and at most 1")]
     NackFraction(String),
+    /// `label` is too long.
+    #[error("label of {0} bytes: expected at most {LABEL_BYTES_MAX}")]
+    Label(usize),
     /// Delegate versions are not ordered.
     #[error("delegate versions {0:?}: expected minimum <= spoken <= maximum")]
     DelegateVersions([u8; 3]),
@@ -159,6 +175,10 @@ impl Config {
             advertise_port: None,
             meta: Bytes::new(),
             delegate_versions: [0; 3],
+            keyring: None,
+            verify_incoming: true,
+            verify_outgoing: true,
+            label: String::new(),
             gossip_interval: Duration::from_millis(200),
             gossip_messages: 15,
             gossip_nodes: 3,
@@ -199,6 +219,9 @@ impl Config {
         }
         if self.meta.len() > META_BYTES_MAX {
             return Err(ConfigError::Meta(self.meta.len()));
+        }
+        if self.label.len() > LABEL_BYTES_MAX {
+            return Err(ConfigError::Label(self.label.len()));
         }
         let broadcast = self.advertise == IpAddr::V4(Ipv4Addr::BROADCAST);
         if self.advertise.is_unspecified() || self.advertise.is_multicast() || broadcast {
@@ -244,6 +267,16 @@ impl Config {
         ClusterFilter {
             name: self.cluster_name.clone(),
             accept_missing: self.accept_missing_cluster_name,
+        }
+    }
+
+    /// Label and encryption around everything we send and receive.
+    pub fn envelope(&self) -> Envelope {
+        Envelope {
+            label: self.label.as_str().into(),
+            keyring: self.keyring.clone().map(Arc::new),
+            verify_incoming: self.verify_incoming,
+            verify_outgoing: self.verify_outgoing,
         }
     }
 

@@ -47,7 +47,7 @@ impl Node {
             UserKey::Named,
         );
         let part = USER_TYPE_BYTES + payload.len();
-        if COMPOUND_BYTES + PART_BYTES + part > self.config.udp_buffer_size {
+        if COMPOUND_BYTES + PART_BYTES + part > self.packet_budget {
             self.user.remove(&key);
             self.broadcast_by_stream(&payload);
             return;
@@ -104,7 +104,7 @@ impl Node {
             return;
         }
         for _ in 0..self.config.gossip_messages {
-            let free = self.config.udp_buffer_size - COMPOUND_BYTES;
+            let free = self.packet_budget - COMPOUND_BYTES;
             let parts = self.take_broadcasts(free, COMPOUND_PARTS_MAX);
             if parts.is_empty() {
                 break;
@@ -127,7 +127,7 @@ impl Node {
             let mut parts = vec![first];
             while let Some(next) = self.eager.front()
                 && parts.len() < COMPOUND_PARTS_MAX
-                && size + PART_BYTES + next.len() <= self.config.udp_buffer_size
+                && size + PART_BYTES + next.len() <= self.packet_budget
             {
                 size += PART_BYTES + next.len();
                 parts.extend(self.eager.pop_front());
@@ -173,7 +173,7 @@ impl Node {
     /// Sends a message, the rest of its datagram filled with broadcasts.
     pub(super) fn send_with_gossip(&mut self, to: SocketAddr, message: Bytes) {
         let used = message.len() + COMPOUND_BYTES;
-        let free = self.config.udp_buffer_size.saturating_sub(used);
+        let free = self.packet_budget.saturating_sub(used);
         let mut parts = vec![message];
         parts.extend(self.take_broadcasts(free, COMPOUND_PARTS_MAX - 1));
         self.put_broadcasts_back();

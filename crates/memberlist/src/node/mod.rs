@@ -150,6 +150,8 @@ enum UserKey {
 pub struct Node {
     config: Config,
     filter: ClusterFilter,
+    /// Bytes of a datagram that messages may use.
+    packet_budget: usize,
     rng: Pcg64Mcg,
     timers: Timers,
     started: Instant,
@@ -186,11 +188,15 @@ impl Node {
     ///
     /// # Errors
     /// A setting out of range.
-    pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
+    pub fn new(mut config: Config, now: Instant) -> Result<Self, ConfigError> {
         config.validate()?;
+        let packet_budget = config.udp_buffer_size - config.envelope().packet_overhead();
+        // No copy may outlive a key that is removed later.
+        config.keyring = None;
         let mut rng = Pcg64Mcg::seed_from_u64(config.seed);
         let mut node = Self {
             filter: config.cluster_filter(),
+            packet_budget,
             timers: Timers::default(),
             started: now,
             table: Table::default(),

@@ -5,7 +5,9 @@
 
 use std::fmt::Write as _;
 
-use super::limits::{CONTAINER_DEPTH_MAX, MESSAGES_PER_PACKET_MAX, MSGPACK_DEPTH_MAX};
+use super::limits::{
+    CONTAINER_DEPTH_MAX, MESSAGES_PER_PACKET_MAX, MSGPACK_DEPTH_MAX, SEALED_STREAM_BYTES_MAX,
+};
 
 /// Characters of a peer's text repeated in an error.
 pub const QUOTE_CHARS_MAX: usize = 64;
@@ -18,7 +20,13 @@ pub const QUOTE_CHARS_MAX: usize = 64;
 pub enum WireError {
     /// Dropped: the whole datagram (on a stream, the stream). Its outermost layer is unusable.
     #[error("{0}")]
-    Framing(FramingProblem),
+    Framing(#[from] FramingProblem),
+    /// Dropped: the whole datagram (on a stream, the stream). It is labelled for somebody else.
+    #[error("label: {0}")]
+    Label(#[from] LabelProblem),
+    /// Dropped: the whole datagram (on a stream, the stream). It is not encrypted as it must be.
+    #[error("{0}")]
+    Encryption(#[from] EncryptionProblem),
     /// Dropped: the message. Its type is unknown, or does not belong where it stood.
     #[error("message type {type_id} is unknown or out of place")]
     UnknownType {
@@ -108,9 +116,86 @@ pub enum FramingProblem {
         /// As we compute it.
         computed: u32,
     },
-    /// A label where none is configured.
-    #[error("unexpected label")]
-    Label,
+}
+
+/// What is wrong with a label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelProblem {
+    /// Cut off, or of no length.
+    #[error("malformed")]
+    Malformed,
+    /// None, where one is configured.
+    #[error("missing, expected ours")]
+    Missing,
+    /// Another than the one configured, which may be none.
+    #[error("{found}, expected ours")]
+    Other {
+        /// The label found, quoted.
+        found: String,
+    },
+    /// A label inside a label.
+    #[error("a second one")]
+    Second,
+}
+
+/// What is wrong with an encryption envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EncryptionProblem {
+    /// An envelope where no key is configured.
+    #[error("encrypted, but no gossip key is configured here")]
+    NotConfigured,
+    /// No envelope where one is required.
+    #[error("not encrypted, but only encrypted gossip is accepted here")]
+    Plaintext,
+    /// An unknown kind of envelope.
+    #[error("encryption version {0}, expected 0 or 1")]
+    Version(u8),
+    /// Shorter than an envelope of nothing.
+    #[error("encrypted message of {actual} bytes, expected at least {expected}")]
+    TooShort {
+        /// Bytes present.
+        actual: usize,
+        /// Bytes of the shortest envelope of this version.
+        expected: usize,
+    },
+    /// Longer than an envelope on a stream may be.
+    #[error("encrypted message of {bytes} bytes, expected at most {SEALED_STREAM_BYTES_MAX}")]
+    TooLarge {
+        /// Bytes declared.
+        bytes: usize,
+    },
+    /// None of our keys authenticates it: it was encrypted with another key, for another label, or
+    /// changed on its way.
+    #[error("encrypted, but none of our gossip keys opens it ({keys} tried)")]
+    NoKey {
+        /// Keys tried.
+        keys: usize,
+    },
+    /// Authentic, but the padding of version 0 is not what it must be.
+    #[error("encrypted message with invalid padding")]
+    Padding,
+    /// Authentic, but of nothing.
+    #[error("encrypted message of no bytes")]
+    Empty,
+}
+
+impl WireError {
+    /// What to tell a peer on whose stream we found this, if it is worth telling: its envelope
+    /// could not be read. HashiCorp's memberlist answers in just these cases, later errors it
+    /// leaves unanswered. The text never repeats anything of the peer's.
+    pub fn reply(&self) -> Option<&'static str> {
+        match self {
+            Self::Encryption(EncryptionProblem::NotConfigured) => {
+                Some("remote state is encrypted and encryption is not configured")
+            }
+            Self::Encryption(EncryptionProblem::Plaintext) => {
+                Some("encryption is configured but remote state is not encrypted")
+            }
+            Self::Encryption(_) => Some("failed to decrypt remote state"),
+            Self::Compression(_) | Self::EmptyMessage => Some("failed to decompress remote state"),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with a compressed message.

@@ -23,6 +23,15 @@ pub const COMPOUND_PART_BYTES_MAX: usize = 65_535;
 /// Bytes a stream message may inflate to.
 pub const DECOMPRESSED_STREAM_BYTES_MAX: usize = 40 * 1024 * 1024;
 
+/// Bytes of an encrypted message on a stream, from its version to its tag.
+pub const SEALED_STREAM_BYTES_MAX: usize = 20 * 1024 * 1024;
+
+/// Bytes of a label.
+pub const LABEL_BYTES_MAX: usize = 255;
+
+/// Keys in a keyring.
+pub const KEYS_MAX: usize = 16;
+
 /// Bytes read from one stream.
 pub const STREAM_BYTES_MAX: usize = 40 * 1024 * 1024;
 

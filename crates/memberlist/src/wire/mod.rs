@@ -3,6 +3,8 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`message`] | the messages as values |
+//! | [`envelope`] | label and encryption, around datagrams and streams |
+//! | [`keyring`] | the keys |
 //! | [`packet`] | one datagram: checksum, compression, compound, message |
 //! | [`stream`] | one message on a connection, fed as its bytes arrive |
 //! | [`limits`] | the named caps |
@@ -14,7 +16,9 @@
 //! The truth is what the Go programs write: hashicorp/memberlist and the fork Go Sidecar links.
 //! Recordings of both stand in `tests/vectors`.
 
+pub mod envelope;
 pub mod error;
+pub mod keyring;
 pub mod limits;
 pub mod message;
 pub mod packet;
@@ -26,7 +30,9 @@ mod golden;
 mod lzw;
 mod msgpack;
 
+pub use envelope::{ENVELOPE_BYTES, Envelope, SealError, StreamSide};
 pub use error::WireError;
+pub use keyring::{Key, Keyring, KeyringError, NONCE_BYTES, Nonce};
 pub use limits::*;
 pub use message::*;
 pub use packet::{DecodedPacket, PacketBuilder, decode_packet, encode_message};
@@ -68,6 +74,7 @@ mod type_id {
     pub(super) const COMPOUND: u8 = 7;
     pub(super) const USER: u8 = 8;
     pub(super) const COMPRESS: u8 = 9;
+    pub(super) const ENCRYPT: u8 = 10;
     pub(super) const NACK: u8 = 11;
     pub(super) const CRC: u8 = 12;
     pub(super) const ERROR: u8 = 13;

@@ -1,9 +1,10 @@
 //! One datagram: from bytes to messages and back.
 //!
 //! ```text
-//! [ label ] [ encryption ] [ checksum ] [ compression ] [ compound ] message…
+//! [ checksum ] [ compression ] [ compound ] message…
 //! ```
 //!
+//! What may be around it, label and encryption, is taken off before ([`super::envelope`]).
 //! Of a datagram we open at most three containers around a message, of which one may be a
 //! compression; we write at most compress(compound(message)). What the messages say is decoded in
 //! the crate's private `body` module, what they mean is not known here.
@@ -12,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     ClusterFilter, body,
-    error::{FramingProblem, WireError},
+    error::{FramingProblem, LabelProblem, WireError},
     limits::{
         COMPOUND_PART_BYTES_MAX, COMPOUND_PARTS_MAX, CONTAINER_DEPTH_MAX,
         DECOMPRESSED_PACKET_BYTES_MAX, MESSAGES_PER_PACKET_MAX,
@@ -34,7 +35,7 @@ pub struct DecodedPacket {
     pub errors: Vec<WireError>,
 }
 
-/// Opens a datagram and decodes each message in it.
+/// Opens a datagram, or what was in its envelope, and decodes each message in it.
 ///
 /// A bad part loses only that part. Never panics, and holds no more than the datagram and
 /// [`DECOMPRESSED_PACKET_BYTES_MAX`] of it inflated.
@@ -47,26 +48,24 @@ pub fn decode_packet(datagram: &[u8], filter: &ClusterFilter) -> DecodedPacket {
     };
     match unframe(datagram) {
         Ok(message) => opener.open(message, 0, false),
-        Err(problem) => opener.packet.errors.push(WireError::Framing(problem)),
+        Err(error) => opener.packet.errors.push(error),
     }
     opener.packet
 }
 
-/// Takes off what can only stand outermost, in the order it was put on.
-fn unframe(datagram: &[u8]) -> Result<&[u8], FramingProblem> {
-    // 1. The label. None is ever configured, so none may be there.
-    // 2. The encryption envelope belongs here, between label and checksum.
-    // 3. The checksum. Optional, whatever the sender's version.
+/// Takes the checksum off. It is optional, whatever the sender's version.
+fn unframe(datagram: &[u8]) -> Result<&[u8], WireError> {
     match datagram {
-        [] => Err(FramingProblem::Empty),
-        [type_id::LABEL, ..] => Err(FramingProblem::Label),
+        [] => Err(FramingProblem::Empty.into()),
+        // Ours, if there is one, was taken off with the envelope.
+        [type_id::LABEL, ..] => Err(LabelProblem::Second.into()),
         [type_id::CRC, a, b, c, d, message @ ..] => {
             let declared = u32::from_be_bytes([*a, *b, *c, *d]);
             let computed = crc32fast::hash(message);
             if message.is_empty() {
-                Err(FramingProblem::CrcEmpty)
+                Err(FramingProblem::CrcEmpty.into())
             } else if declared != computed {
-                Err(FramingProblem::CrcMismatch { declared, computed })
+                Err(FramingProblem::CrcMismatch { declared, computed }.into())
             } else {
                 Ok(message)
             }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use super::{
     ClusterFilter, body,
-    error::{FramingProblem, StreamProblem, WireError},
+    envelope::{Envelope, STREAM_HEADER_BYTES, SealedHead, StreamSide},
+    error::{LabelProblem, StreamProblem, WireError},
     limits::{DECOMPRESSED_STREAM_BYTES_MAX, PUSH_NODE_BYTES_MIN, STREAM_BYTES_MAX},
     lzw,
     message::{PushPull, StreamMessage},
@@ -37,18 +38,26 @@ pub enum StreamProgress {
 #[derive(Debug)]
 pub struct StreamDecoder {
     filter: ClusterFilter,
+    envelope: Envelope,
     buffer: Vec<u8>,
+    /// The buffer holds what was in an envelope: all of it.
+    opened: bool,
     stage: Stage,
     /// Nothing can be decided before the buffer is this long.
     needed: usize,
     entries: SkippedEntries,
 }
 
-/// Which layer the buffer holds. The label would be taken off at the first byte, when the stage is
-/// still `Start`; the encryption envelope would be a stage of its own between `Start` and
-/// `Compressed`, with its plaintext going through `Start` again.
+/// Which layer the buffer holds.
 #[derive(Debug)]
 enum Stage {
+    /// The label, if there is one.
+    Label,
+    /// The head of an encryption envelope, if there is one.
+    Envelope,
+    /// An envelope of so many bytes.
+    Sealed(usize),
+    /// What is inside.
     Start,
     Compressed(Scanner),
     Message(Reader),
@@ -63,12 +72,22 @@ struct SkippedEntries {
 }
 
 impl StreamDecoder {
-    /// A decoder of one stream.
+    /// A decoder of one stream with neither label nor encryption.
     pub fn new(filter: ClusterFilter) -> Self {
+        Self::enveloped(filter, Envelope::default(), StreamSide::Dialling)
+    }
+
+    /// A decoder of one stream, which `side` writes.
+    pub fn enveloped(filter: ClusterFilter, envelope: Envelope, side: StreamSide) -> Self {
         Self {
             filter,
+            envelope,
             buffer: Vec::new(),
-            stage: Stage::Start,
+            opened: false,
+            stage: match side {
+                StreamSide::Dialling => Stage::Label,
+                StreamSide::Accepting => Stage::Envelope,
+            },
             needed: 1,
             entries: SkippedEntries::default(),
         }
@@ -123,12 +142,41 @@ impl StreamDecoder {
         self.buffer.extend_from_slice(bytes);
         loop {
             if self.buffer.len() < self.needed {
+                if self.opened {
+                    let available = self.buffer.len();
+                    return Err(WireError::Stream(StreamProblem::Truncated { available }));
+                }
                 return Ok(StreamProgress::NeedMore);
             }
             let needed = match &mut self.stage {
+                Stage::Label => match self.take_label_off()? {
+                    Some(needed) => needed,
+                    None => {
+                        self.stage = Stage::Envelope;
+                        1
+                    }
+                },
+                Stage::Envelope => match self.envelope.sealed_bytes(&self.buffer)? {
+                    None => {
+                        self.stage = Stage::Start;
+                        continue;
+                    }
+                    Some(SealedHead::NeedMore) => STREAM_HEADER_BYTES,
+                    Some(SealedHead::Bytes(bytes)) => {
+                        self.stage = Stage::Sealed(bytes);
+                        STREAM_HEADER_BYTES + bytes
+                    }
+                },
+                Stage::Sealed(bytes) => {
+                    let sealed = &self.buffer[STREAM_HEADER_BYTES..][..*bytes];
+                    self.buffer = self.envelope.open_stream(sealed)?;
+                    self.opened = true;
+                    self.stage = Stage::Start;
+                    1
+                }
                 Stage::Start => {
                     self.stage = match self.buffer[0] {
-                        type_id::LABEL => return Err(WireError::Framing(FramingProblem::Label)),
+                        type_id::LABEL => return Err(LabelProblem::Second.into()),
                         type_id::COMPRESS => Stage::Compressed(Scanner::structure(1)),
                         type_id => Stage::Message(Reader::new(type_id)?),
                     };
@@ -151,6 +199,22 @@ impl StreamDecoder {
             }
             self.needed = needed;
         }
+    }
+
+    /// Takes the label off the buffer, or tells how many bytes are needed for that.
+    fn take_label_off(&mut self) -> Result<Option<usize>, LabelProblem> {
+        let end = match self.buffer[..] {
+            [type_id::LABEL] => return Ok(Some(2)),
+            [type_id::LABEL, 0, ..] => return Err(LabelProblem::Malformed),
+            [type_id::LABEL, length, ..] => 2 + usize::from(length),
+            _ => return self.envelope.expect_label(&[]).map(|()| None),
+        };
+        if self.buffer.len() < end {
+            return Ok(Some(end));
+        }
+        self.envelope.expect_label(&self.buffer[2..end])?;
+        self.buffer.drain(..end);
+        Ok(None)
     }
 
     /// Reads the message in the compressed one that ends at `end`. It must be there as a whole.

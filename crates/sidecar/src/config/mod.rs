@@ -3,6 +3,7 @@
 //! [`Config::resolve`] is pure. It reports all problems at once, each naming the setting, its value
 //! and what was expected, before anything is opened or bound.
 
+mod gossip;
 mod print;
 pub mod values;
 pub mod variables;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use crate::{discovery::SourceName, discovery::docker::Endpoint};
+pub use gossip::GossipSecurity;
 use values::{parse_bool, parse_duration, parse_int, parse_list};
 use variables::{NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
 
@@ -110,6 +112,8 @@ pub struct Config {
     pub handoff_queue_depth: usize,
     /// `SIDECAR_GOSSIP_DELEGATE_VERSIONS`.
     pub delegate_versions: [u8; 3],
+    /// `SIDECAR_GOSSIP_KEY` and what goes with it.
+    pub gossip_security: GossipSecurity,
     /// `SIDECAR_LOGGING_LEVEL`.
     pub log_level: tracing::Level,
     /// `SIDECAR_LOGGING_FORMAT`.
@@ -173,7 +177,7 @@ impl Config {
         let bind_port = reader.number("SIDECAR_BIND_PORT", 1..=65535);
         let bind_port = u16::try_from(bind_port).unwrap_or_default();
         let gossip_ip = reader.ip("SIDECAR_GOSSIP_BIND_IP");
-        let config = Self {
+        let mut config = Self {
             seeds: reader.list(
                 "SIDECAR_SEEDS",
                 "HOST, HOST:PORT, IP or [IPv6]:PORT",
@@ -217,6 +221,7 @@ impl Config {
                 "three numbers from 0 to 255: min,max,current, with min <= current <= max",
                 parse_versions,
             ),
+            gossip_security: GossipSecurity::read(&mut reader),
             log_level: reader.parsed(
                 "SIDECAR_LOGGING_LEVEL",
                 "debug, info, warn or error",
@@ -232,6 +237,7 @@ impl Config {
         if !reader.errors.is_empty() {
             return Err(reader.errors);
         }
+        config.warnings.extend(config.gossip_security.warnings());
         let mut settings = reader.settings;
         settings.sort_by_key(|setting| VARIABLES.iter().position(|it| it.name == setting.name));
         Ok(Self { settings, ..config })

@@ -1,4 +1,5 @@
 use super::*;
+use crate::gossip_keys::GossipKeys;
 
 fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
@@ -189,4 +190,84 @@ fn a_disabled_haproxy_means_another_proxy_is_in_charge() {
         resolve(&[("HAPROXY_DISABLE", "maybe")]).unwrap_err().len(),
         1
     );
+}
+
+/// 32 bytes of 1, and 16 bytes of 3.
+const KEY_1: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+const KEY_3: &str = "AwMDAwMDAwMDAwMDAwMDAw==";
+
+#[test]
+fn gossip_keys_are_read_in_order_and_never_shown() {
+    let both = format!("{KEY_3},{KEY_1}");
+    let config = resolve(&[("SIDECAR_GOSSIP_KEY", &both)]).unwrap();
+    let GossipKeys::Given(keyring) = &config.gossip_security.keys else {
+        panic!("{:?}", config.gossip_security);
+    };
+    let expected = [[3; 16].as_slice(), &[1; 32]].map(|it| memberlist::Key::new(it).unwrap());
+    assert_eq!(keyring.keys(), expected);
+    let shown = format!("{} {config:?}", config.lines().join("\n"));
+    assert!(shown.contains("  * SIDECAR_GOSSIP_KEY: (hidden) (environment)"));
+    assert!(!shown.contains(&KEY_1[..6]) && !shown.contains(&KEY_3[..6]));
+
+    let file = resolve(&[("SIDECAR_GOSSIP_KEY_FILE", "/etc/keys")]).unwrap();
+    let expected = GossipKeys::File("/etc/keys".into());
+    assert_eq!(file.gossip_security.keys, expected);
+    for none in [vec![], vec![("SIDECAR_GOSSIP_KEY", "")]] {
+        let config = resolve(&none).unwrap();
+        assert_eq!(config.gossip_security.keys, GossipKeys::None);
+        let shown = config.lines().join("\n");
+        assert!(shown.contains("  * SIDECAR_GOSSIP_KEY:  ("), "{shown}");
+    }
+}
+
+#[test]
+fn wrong_gossip_keys_are_named_and_not_repeated() {
+    let too_short = format!("{KEY_1},AQEBAQEB");
+    for (value, said) in [
+        ("c2VjcmV0c2VjcmV0!", "number 1 is not base64"),
+        (&too_short, "number 2 is of 6 bytes"),
+        ("AQEB", "number 1 is of 3 bytes"),
+        (",", "no gossip key"),
+    ] {
+        let errors = resolve(&[("SIDECAR_GOSSIP_KEY", value)]).unwrap_err();
+        let text = format!("{} {errors:?}", errors[0]);
+        assert!(text.contains(said), "{text}");
+        assert!(text.contains("SIDECAR_GOSSIP_KEY=\"(hidden)\""), "{text}");
+        assert!(!text.contains("c2Vj") && !text.contains("AQEB"), "{text}");
+    }
+    let errors = resolve(&[
+        ("SIDECAR_GOSSIP_KEY", KEY_1),
+        ("SIDECAR_GOSSIP_KEY_FILE", "/etc/keys"),
+    ])
+    .unwrap_err();
+    assert_eq!((errors.len(), errors[0].value.as_str()), (1, "/etc/keys"));
+    assert!(errors[0].to_string().contains("keep one of the two"));
+}
+
+#[test]
+fn the_switches_of_encryption_and_the_label() {
+    let security = resolve(&[]).unwrap().gossip_security;
+    assert!(security.verify_incoming && security.verify_outgoing);
+    assert_eq!(security.label, "");
+    let config = resolve(&[
+        ("SIDECAR_GOSSIP_KEY", KEY_1),
+        ("SIDECAR_GOSSIP_VERIFY_INCOMING", "false"),
+        ("SIDECAR_GOSSIP_LABEL", "blue"),
+    ])
+    .unwrap();
+    let security = &config.gossip_security;
+    assert!(!security.verify_incoming && security.verify_outgoing);
+    assert_eq!(security.label, "blue");
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].contains("accepted from anybody"));
+
+    let config = resolve(&[("SIDECAR_GOSSIP_VERIFY_OUTGOING", "0")]).unwrap();
+    assert!(config.warnings[0].contains("means nothing without gossip keys"));
+    let long = "l".repeat(256);
+    for wrong in [
+        ("SIDECAR_GOSSIP_LABEL", long.as_str()),
+        ("SIDECAR_GOSSIP_VERIFY_INCOMING", "maybe"),
+    ] {
+        assert_eq!(resolve(&[wrong]).unwrap_err()[0].name, wrong.0);
+    }
 }

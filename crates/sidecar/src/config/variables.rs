@@ -86,6 +86,32 @@ pub const VARIABLES: &[Variable] = &[
         "Address the gossip port is bound on",
     ),
     variable(
+        "SIDECAR_GOSSIP_KEY",
+        "",
+        "Keys that encrypt gossip, in base64, separated by commas; the first is used to send. \
+         `sidecar keygen` makes one",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_KEY_FILE",
+        "",
+        "File with these keys instead, one a line, read again when it changes",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_VERIFY_INCOMING",
+        "true",
+        "With keys, refuse gossip in plain text; false while a cluster is given keys",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_VERIFY_OUTGOING",
+        "true",
+        "With keys, encrypt what is sent; false while a cluster is given keys",
+    ),
+    variable(
+        "SIDECAR_GOSSIP_LABEL",
+        "",
+        "Label before all gossip; hosts with another are not heard. Not known to Go Sidecar",
+    ),
+    variable(
         "SIDECAR_HTTP_BIND",
         "0.0.0.0:7777",
         "Address and port of the HTTP API and page",

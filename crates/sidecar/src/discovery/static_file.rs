@@ -14,7 +14,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -29,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::schema::{List, Target};
 use super::{CheckSpec, Instance, SourceEvent, SourceName, SourceSender};
+use crate::file_stamp::FileStamp;
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -202,21 +202,11 @@ struct Watcher {
     config: StaticConfig,
     events: SourceSender,
     /// What the file looked like before it was last read to its end.
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
     /// What it last said, by ID.
     held: BTreeMap<String, Instance>,
     /// The error logged last, while it lasts.
     complaint: Option<String>,
-}
-
-/// What changes when a file does: contents, replacement by rename, and a copy that keeps its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 impl Watcher {
@@ -254,13 +244,7 @@ impl Watcher {
         if !metadata.is_file() {
             return Err(StaticError::NoFile { path: path.clone() });
         }
-        let stamp = Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        };
+        let stamp = FileStamp::from(&metadata);
         if previous == Some(stamp) {
             self.stamp = previous;
             return Ok(None);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::sync::push_pull_scale;
 use super::*;
+use crate::wire::{Key, Keyring};
 
 fn user(payload: &'static [u8]) -> Message {
     Message::User(Bytes::from_static(payload))
@@ -141,6 +142,34 @@ fn a_round_sends_everything_once_within_its_datagrams() {
     };
     assert_eq!(sizes.len(), 4 * 3);
     assert!(sizes.iter().all(|size| *size <= 1400 + 7), "{sizes:?}");
+}
+
+#[test]
+fn label_and_encryption_have_room_in_every_datagram() {
+    let overhead = 29 + 2 + 4;
+    let mut bench = Bench::with(|config| {
+        config.keyring = Key::new(&[1; 16]).ok().map(Keyring::new);
+        config.label = "blue".to_owned();
+        config.compression = false;
+    });
+    bench.fill(6);
+    for number in 0..200_u32 {
+        let payload = Bytes::from(format!("{number:0>100}"));
+        bench.node.broadcast(Some(number.to_string()), payload);
+    }
+    bench.pass(Duration::from_secs(3));
+    let sizes: Vec<usize> = std::iter::from_fn(|| bench.node.poll_transmit())
+        .map(|transmit| transmit.bytes.len() + overhead)
+        .collect();
+    assert!(sizes.iter().all(|size| *size <= 1400 + 7), "{sizes:?}");
+    assert!(sizes.iter().any(|size| *size > 1300), "the room is used");
+
+    // The longest that fits, and one that does not.
+    for (length, by_stream) in [(1395 - overhead, 0), (1396 - overhead, 1)] {
+        let payload = Bytes::from(vec![b'm'; length]);
+        bench.node.broadcast(None, payload);
+        assert_eq!(bench.node.counters.broadcasts_by_stream, by_stream);
+    }
 }
 
 #[test]

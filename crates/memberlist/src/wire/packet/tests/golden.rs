@@ -147,7 +147,7 @@ fn containers_are_go_s_byte_for_byte() {
     for (name, error) in [
         ("compress-40-a", WireError::UnknownType { type_id: b'a' }),
         ("compress-nothing", WireError::EmptyMessage),
-        ("label", WireError::Framing(FramingProblem::Label)),
+        ("label", WireError::Label(LabelProblem::Second)),
     ] {
         assert_eq!(decode(&golden(name)), bad(error), "{name}");
     }
