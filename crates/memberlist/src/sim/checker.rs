@@ -31,6 +31,8 @@ use crate::wire::message::NodeState;
 const OVER_BUDGET: usize = 7;
 /// Pings a node may have outstanding for others.
 const RELAYS_MAX: usize = 1024;
+/// Parts of a compound that every peer reads.
+const PARTS_MAX: usize = 127;
 /// Requests answered per datagram.
 const REPLIES_MAX: u64 = 4;
 /// Timers that do not belong to a suspect or a relay.
@@ -179,6 +181,11 @@ impl Checker {
         None
     }
 
+    /// When a host last pinged anybody of its own accord.
+    pub(super) fn last_ping(&self, id: HostId) -> Option<Duration> {
+        self.views.get(id)?.pinged.values().max().copied()
+    }
+
     /// A node is about to act.
     pub(super) fn begin(&mut self, id: HostId, node: &Node) {
         let view = &mut self.views[id];
@@ -223,20 +230,46 @@ impl Checker {
         let relaying = node.relays_len() > view.relays;
         let relayed = node.relays_len() < view.relays && step != Step::Timeout;
         let probing = heard.iter().any(Heard::is_probing);
+        let mut untold = false;
+        tally.fullest_compounds += u64::from(heard.len() == PARTS_MAX);
         for message in &heard {
             match message {
                 Heard::Ping { .. } if relaying => tally.pings_relayed += 1,
-                Heard::Ping { node, .. } => {
-                    view.pinged.insert(node.clone(), now);
+                Heard::Ping { node: target, .. } => {
+                    view.pinged.insert(target.clone(), now);
+                    // A suspect is told so before anything else: nobody else can refute.
+                    let told =
+                        matches!(heard.get(1), Some(Heard::Suspect { node, .. }) if node == target);
+                    // It was doubted before this step, and is now: not only since the ping.
+                    let before = view.rows.get(target);
+                    let doubted = step == Step::Timeout
+                        && before.is_some_and(|seen| seen.state == NodeState::Suspect)
+                        && node.rows().any(|row| {
+                            row.name == target
+                                && row.state == NodeState::Suspect
+                                && row.incarnation < u32::MAX
+                        });
+                    untold |= doubted && !told;
                 }
                 Heard::Ack { .. } => tally.acks_relayed += u64::from(relayed),
                 Heard::Nack { .. } => tally.nacks += 1,
                 _ => {}
             }
         }
+        if untold {
+            let detail = format!("{} pings a suspect and does not tell it", view.name);
+            return self.fail("P4 refutation", now, detail);
+        }
         if step == Step::Timeout && !probing && !eager {
-            let state = node.rows().find(|row| row.addr == transmit.to);
-            match state.map(|row| row.state) {
+            // As before this step, too: not only since the round.
+            let state = node
+                .rows()
+                .find(|row| row.addr == transmit.to)
+                .and_then(|row| {
+                    let before = view.rows.get(row.name)?;
+                    (before.state == row.state).then_some(row.state)
+                });
+            match state {
                 Some(NodeState::Suspect) => tally.gossip_to_suspects += 1,
                 Some(NodeState::Dead) => tally.gossip_to_dead += 1,
                 _ => {}
@@ -467,6 +500,10 @@ impl Checker {
         let newer = new.incarnation > seen.incarnation;
         match (is_live(seen.state), live) {
             (true, _) if moved => Some(("P19 takeover", change())),
+            // Hearsay of a death is a suspicion at most.
+            (true, false) if step == Step::Exchange && new.state == NodeState::Dead => {
+                Some(("P4 refutation", change()))
+            }
             _ if new.incarnation < seen.incarnation && !moved => Some(("P8 incarnation", change())),
             (false, true) if !newer && !moved => Some(("P7 resurrection", change())),
             (false, false) if changed && !newer => Some(("P7 resurrection", change())),

@@ -25,6 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub enum Drill {
     /// A live host is accused: it refutes in time, and the old accusation is worth nothing then.
     Accusation,
+    /// Accusers are counted: each shortens a suspicion once.
+    Confirmation,
     /// A live host is declared dead: it refutes and comes back everywhere.
     FalseDeath,
     /// A host crashes: it is dead everywhere in time, stays dead, and is forgotten.
@@ -41,6 +43,8 @@ pub enum Drill {
     ShortFreeze,
     /// A host stops for long: on waking it declares nobody dead.
     LongFreeze,
+    /// A host stops while it waits for an ack, and the ack is lost meanwhile: it blames nobody.
+    RudeAwakening,
     /// A host restarts, before or after its death was noticed.
     Restart,
     /// All hosts but one restart, and none of them joins the one that remembers them dead.
@@ -53,6 +57,8 @@ pub enum Drill {
     LongPartition,
     /// A record reaches everyone by gossip.
     Dissemination,
+    /// Hundreds of records at once fill datagrams to the brim.
+    Flood,
     /// A second host of the same name appears: the first one keeps the name.
     NameConflict,
     /// Accusations nobody could refute, and one that is hard to refute.
@@ -63,8 +69,9 @@ pub enum Drill {
 
 impl Drill {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Accusation,
+        Self::Confirmation,
         Self::FalseDeath,
         Self::Crash,
         Self::Leave,
@@ -73,12 +80,14 @@ impl Drill {
         Self::LateAcks,
         Self::ShortFreeze,
         Self::LongFreeze,
+        Self::RudeAwakening,
         Self::Restart,
         Self::MassRestart,
         Self::Move,
         Self::ShortPartition,
         Self::LongPartition,
         Self::Dissemination,
+        Self::Flood,
         Self::NameConflict,
         Self::Irrefutable,
         Self::Etiquette,
@@ -97,6 +106,7 @@ impl Run {
     pub(super) fn perform(&mut self, drill: Drill) -> Outcome {
         match drill {
             Drill::Accusation => self.accusation(),
+            Drill::Confirmation => self.confirmation(),
             Drill::FalseDeath => self.false_death(),
             Drill::Crash => self.crash(),
             Drill::Leave => self.leave(),
@@ -105,12 +115,14 @@ impl Run {
             Drill::LateAcks => self.late_acks(),
             Drill::ShortFreeze => self.short_freeze(),
             Drill::LongFreeze => self.long_freeze(),
+            Drill::RudeAwakening => self.rude_awakening(),
             Drill::Restart => self.restart_one(),
             Drill::MassRestart => self.restart_most(),
             Drill::Move => self.move_one(),
             Drill::ShortPartition => self.short_partition(),
             Drill::LongPartition => self.long_partition(),
             Drill::Dissemination => self.disseminate(),
+            Drill::Flood => self.flood(),
             Drill::NameConflict => self.name_conflict(),
             Drill::Irrefutable => self.irrefutable(),
             Drill::Etiquette => self.etiquette(),
@@ -125,7 +137,7 @@ impl Run {
             no_death: true,
             ..Rules::default()
         });
-        self.forge(hearer, &suspect(accused, incarnation));
+        self.forge(hearer, &suspect(accused, incarnation, "accuser"));
         self.await_refutation(
             "P4 refutation",
             accused,
@@ -138,15 +150,58 @@ impl Run {
         });
         // What was refuted must not stir anybody again, nor what is older still.
         for hearer in self.live() {
-            self.forge(hearer, &suspect(accused, incarnation));
+            self.forge(hearer, &suspect(accused, incarnation, "accuser"));
             self.forge(hearer, &dead(accused, incarnation));
         }
         self.run_for(2 * SECOND)
     }
 
+    fn confirmation(&mut self) -> Outcome {
+        let accused = self.pick();
+        let hearer = self.pick_other(accused);
+        let incarnation = self.incarnation(accused);
+        for other in self.live() {
+            // No refutation and no other accuser may interfere.
+            self.network.cut(other, hearer, 2 * SECOND);
+        }
+        self.run_for(3 * Faults::default().latency_max)?;
+        let mut deadlines = Vec::new();
+        for accuser in ["one", "one", "another"] {
+            self.forge(hearer, &suspect(accused, incarnation, accuser));
+            self.run_for(3 * Faults::default().latency_max)?;
+            let node = self.network.node(hearer);
+            let row = node.and_then(|node| node.rows().find(|row| row.name == name(accused)));
+            deadlines.push(row.and_then(|row| row.suspected_until));
+        }
+        let wanted = self.options.config.suspicion_mult as usize - 2;
+        let counts = wanted > 0 && self.live().len() >= wanted + 2;
+        let [first, repeated, confirmed] = deadlines[..] else {
+            return Ok(());
+        };
+        let fitting = if counts {
+            confirmed < repeated
+        } else {
+            confirmed == repeated
+        };
+        if first.is_some() && first == repeated && fitting {
+            return Ok(());
+        }
+        let detail = format!("{} ends the suspicion at {deadlines:?}", name(hearer));
+        Err(("P4 refutation", detail))
+    }
+
     fn false_death(&mut self) -> Outcome {
         let accused = self.pick();
         let hearer = self.pick_other(accused);
+        // Told to its face, it contradicts at once.
+        let incarnation = self.incarnation(accused);
+        self.forge(accused, &dead(accused, incarnation));
+        self.run_for(3 * Faults::default().latency_max)?;
+        if self.incarnation(accused) == incarnation {
+            let detail = format!("{} takes its death for granted", name(accused));
+            return Err(("P4 refutation", detail));
+        }
+        self.run_for(5 * SECOND)?;
         let incarnation = self.incarnation(accused);
         self.forge(hearer, &dead(accused, incarnation));
         self.run_for(3 * Faults::default().latency_max)?;
@@ -351,6 +406,39 @@ impl Run {
         Err(("P4 refutation", detail))
     }
 
+    fn rude_awakening(&mut self) -> Outcome {
+        let sleeper = self.pick();
+        // Slow enough that a ping is under way when the host stops.
+        let latency = Duration::from_millis(90);
+        self.network.set_faults(Faults {
+            latency_min: latency,
+            latency_mean: latency,
+            latency_max: latency,
+            ..Faults::default()
+        });
+        let begin = self.network.now;
+        self.wait("P1 completeness", 4 * SECOND, "a ping", |network| {
+            let checker = network.checker.as_ref();
+            checker.and_then(|checker| checker.last_ping(sleeper)) > Some(begin)
+        })?;
+        let suspicions = |run: &Self| {
+            let node = run.network.node(sleeper);
+            node.map(|node| node.counters().suspicions)
+        };
+        let before = suspicions(self);
+        let time = 8 * SECOND;
+        for other in self.live() {
+            self.network.cut(other, sleeper, time);
+        }
+        self.network.pause(sleeper, time);
+        self.run_for(time + 5 * latency)?;
+        if suspicions(self) == before {
+            return Ok(());
+        }
+        let detail = format!("{} blames others for its own absence", name(sleeper));
+        Err(("P2 accuracy", detail))
+    }
+
     fn restart_one(&mut self) -> Outcome {
         let victim = self.pick();
         self.network.crash(victim);
@@ -453,15 +541,24 @@ impl Run {
 
     fn disseminate(&mut self) -> Outcome {
         let author = self.pick();
-        let (key, stamp) = self.write(author, 50);
+        let key = "news";
+        let stamp = self.write(author, key, 50);
         let live = self.live();
         let bound = 20 * self.options.config.gossip_interval + SECOND;
         self.wait("P16 user data", bound, "a record everywhere", |network| {
             live.iter().all(|id| {
                 let catalogue = network.hosts[*id].catalogue.as_ref();
-                catalogue.and_then(|held| held.stamp(&key)) >= Some(stamp)
+                catalogue.and_then(|held| held.stamp(key)) >= Some(stamp)
             })
         })
+    }
+
+    fn flood(&mut self) -> Outcome {
+        let author = self.pick();
+        for number in 0..300 {
+            self.write(author, &format!("f{number}"), 0);
+        }
+        self.converge("P16 user data", self.convergence_bound())
     }
 
     fn name_conflict(&mut self) -> Outcome {
@@ -498,7 +595,10 @@ impl Run {
             if hearer == accused {
                 continue;
             }
-            for message in [suspect(accused, u32::MAX - 1), dead(accused, u32::MAX - 1)] {
+            for message in [
+                suspect(accused, u32::MAX - 1, "accuser"),
+                dead(accused, u32::MAX - 1),
+            ] {
                 let mut bytes = encode_message(&message, &cluster);
                 // Our encoder refuses to write the highest number itself.
                 let highest = [0xce, 0xff, 0xff, 0xff, 0xfe];
@@ -517,7 +617,7 @@ impl Run {
         }
         self.set_rules(Rules::default());
         let far = 1 << 30;
-        self.forge(accused, &suspect(accused, far));
+        self.forge(accused, &suspect(accused, far, "accuser"));
         self.await_refutation("P4 refutation", accused, far, 15 * SECOND)
     }
 
@@ -544,11 +644,11 @@ impl Run {
     }
 }
 
-fn suspect(about: HostId, incarnation: u32) -> Message {
+fn suspect(about: HostId, incarnation: u32, from: &str) -> Message {
     Message::Suspect(Suspect {
         incarnation,
         node: name(about),
-        from: "accuser".to_owned(),
+        from: from.to_owned(),
     })
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Host {
     pub(super) busy_until: Duration,
     /// Frozen until then; what was due meanwhile is late.
     pub(super) frozen_until: Duration,
+    /// Until then it acts but does not read.
+    pub(super) deaf_until: Duration,
     /// Time one datagram takes.
     pub(super) handling: Duration,
     pub(super) inbox: VecDeque<Delivery>,

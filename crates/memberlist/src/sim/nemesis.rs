@@ -78,7 +78,8 @@ impl Run {
         match deed {
             Deed::Write => {
                 let padding = *[0, 20, 200, 600].choose(&mut self.rng).unwrap_or(&0);
-                self.write(id, padding);
+                let key = format!("record-{}", self.rng.random_range(0..20));
+                self.write(id, &key, padding);
             }
             Deed::Partition => self.begin_partition(),
             Deed::Heal => self.network.heal(),

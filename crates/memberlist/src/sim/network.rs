@@ -129,6 +129,7 @@ impl Network {
             wakeup: None,
             busy_until: Duration::ZERO,
             frozen_until: Duration::ZERO,
+            deaf_until: Duration::ZERO,
             handling: Duration::ZERO,
             inbox: VecDeque::new(),
             inbox_max: INBOX_MAX,
@@ -186,6 +187,7 @@ impl Network {
         }
         host.inbox.clear();
         (host.busy_until, host.frozen_until) = (Duration::ZERO, Duration::ZERO);
+        host.deaf_until = Duration::ZERO;
         self.schedule(id, None);
     }
 
@@ -196,6 +198,14 @@ impl Network {
         host.busy_until = host.busy_until.max(until);
         host.frozen_until = host.frozen_until.max(until);
         self.tally.freezes += 1;
+        self.reschedule(id);
+    }
+
+    /// For this long the host reads nothing while its timers go on: its input is stuck, as on a
+    /// machine out of processor time for its network. What arrives waits.
+    pub fn stall(&mut self, id: HostId, time: Duration) {
+        let host = &mut self.hosts[id];
+        host.deaf_until = host.deaf_until.max(self.now + time);
         self.reschedule(id);
     }
 
@@ -470,7 +480,8 @@ impl Network {
                 .and_then(Node::poll_timeout)
                 .is_some_and(|deadline| deadline <= local);
             let timers_first = due && host.handled_since_timers >= HANDLED_BEFORE_TIMERS;
-            if !timers_first && let Some(delivery) = host.inbox.pop_front() {
+            let reads = !timers_first && host.deaf_until <= now;
+            if reads && let Some(delivery) = host.inbox.pop_front() {
                 host.busy_until = now + host.handling;
                 host.handled_since_timers += usize::from(!host.handling.is_zero());
                 self.deliver(id, delivery);
@@ -557,10 +568,12 @@ impl Network {
         let host = &self.hosts[id];
         let at = host.node.as_ref().and_then(|node| {
             let deadline = node.poll_timeout().map(|local| host.clock.when(local));
-            if host.inbox.is_empty() {
-                deadline.map(|at| at.max(host.busy_until))
+            let timers = deadline.map(|at| at.max(host.busy_until));
+            let reading = host.busy_until.max(host.deaf_until);
+            if host.inbox.is_empty() || timers.is_some_and(|at| at <= reading) {
+                timers
             } else {
-                Some(host.busy_until)
+                Some(reading)
             }
         });
         self.schedule(id, at.map(|at| at.max(self.now)));

@@ -403,22 +403,21 @@ impl Run {
         }
     }
 
-    /// A host's application says something new.
-    pub(super) fn write(&mut self, id: HostId, padding: usize) -> (String, u64) {
+    /// A host's application says something new, `padding` bytes longer than need be. The stamp of
+    /// the record.
+    pub(super) fn write(&mut self, id: HostId, key: &str, padding: usize) -> u64 {
         self.stamp += 1;
-        let key = format!("record-{}", self.rng.random_range(0..20));
-        let record = Catalogue::record(&key, self.stamp, padding);
+        let record = Catalogue::record(key, self.stamp, padding);
         let host = &mut self.network.hosts[id];
         if let Some(catalogue) = &mut host.catalogue {
             catalogue.merge(&record);
         }
-        self.written
-            .insert(key.clone(), (id, host.life, self.stamp));
+        let version = (id, host.life, self.stamp);
+        self.written.insert(key.to_owned(), version);
         self.network.tally.writes += 1;
-        let named = key.clone();
         self.network
-            .with(id, |node, _| node.broadcast(Some(named), record));
-        (key, self.stamp)
+            .with(id, |node, _| node.broadcast(Some(key.to_owned()), record));
+        self.stamp
     }
 
     /// A message that nobody has sent arrives.

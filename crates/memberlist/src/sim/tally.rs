@@ -74,6 +74,8 @@ tally! {
     leaves,
     /// Records written by the application.
     writes,
+    /// Datagrams with as many parts as the fork can read.
+    fullest_compounds,
     /// Gossip datagrams to members held suspect.
     gossip_to_suspects,
     /// Gossip datagrams to members held dead.
