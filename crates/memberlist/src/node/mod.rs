@@ -23,6 +23,7 @@ mod awareness;
 mod config;
 mod counters;
 mod gossip;
+mod inspect;
 mod membership;
 mod probe;
 mod queue;

@@ -64,6 +64,11 @@ impl Timers {
         Some((timer, at))
     }
 
+    /// What is armed, earliest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Instant, &Timer)> {
+        self.order.iter().map(|(at, timer)| (*at, timer))
+    }
+
     /// Timers armed.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

@@ -1,0 +1,204 @@
+//! Streams of the virtual network: the bytes of a message arrive whole, cut off or not at all.
+//! A state exchange keeps its order: the responder answers before it merges. Buffers, segments
+//! and deadlines of real connections are the driver's and are tested there.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::HostId;
+use super::checker::Step;
+use super::host::Delivery;
+use super::network::Network;
+use crate::node::{Event, StreamRequest};
+use crate::wire::message::{PushPull, StreamMessage};
+use crate::wire::{ClusterFilter, StreamDecoder, StreamProgress, encode_stream};
+
+impl Network {
+    pub(super) fn open_stream(&mut self, id: HostId, request: StreamRequest) {
+        match request {
+            StreamRequest::PushPull { to, join } => self.exchange(id, to, join),
+            StreamRequest::Ping { to, ping, deadline } => {
+                let round_trip = self.stream_delay() + self.faults.delay(&mut self.rng);
+                let host = &self.hosts[id];
+                let in_time = host.clock.at(self.now + round_trip) < deadline;
+                let life = host.life;
+                let answering = self.answering(id, to).filter(|peer| {
+                    // Frozen hosts accept connections and say nothing.
+                    let peer = &self.hosts[*peer];
+                    peer.frozen_until <= self.now + round_trip && peer.config.name == ping.node
+                });
+                if answering.is_some() && in_time {
+                    let seq_no = ping.seq_no;
+                    self.enqueue(round_trip, id, Delivery::TcpAck { life, seq_no });
+                }
+            }
+            StreamRequest::User { to, payload } => {
+                if let Some(peer) = self.answering(id, to) {
+                    let delay = self.stream_delay();
+                    self.enqueue(delay, peer, Delivery::User { payload });
+                }
+            }
+        }
+    }
+
+    pub(super) fn exchange(&mut self, id: HostId, to: SocketAddr, join: bool) {
+        let Some(bytes) = self.our_side(id, join) else {
+            return;
+        };
+        let life = self.hosts[id].life;
+        let patience = self.hosts[id].config.tcp_timeout;
+        let Some(peer) = self.answering(id, to) else {
+            let nothing = Delivery::Reply {
+                from: to,
+                life,
+                bytes: Bytes::new(),
+                join,
+            };
+            return self.enqueue(patience, id, nothing);
+        };
+        let cut = self.rng.random_bool(self.faults.stream_cut);
+        let cut_request = cut && self.rng.random_bool(0.5);
+        self.tally.streams_harmed += u64::from(cut);
+        let bytes = if cut_request { half(&bytes) } else { bytes };
+        let delay = self.stream_delay();
+        let request = Delivery::Request {
+            from: id,
+            life,
+            bytes,
+            join,
+            cut_reply: cut && !cut_request,
+        };
+        self.enqueue(delay, peer, request);
+    }
+
+    /// What a host writes in a state exchange.
+    fn our_side(&self, id: HostId, join: bool) -> Option<Bytes> {
+        let host = &self.hosts[id];
+        let node = host.node.as_ref()?;
+        let mut table = node.push_pull(join);
+        table.user_state = host.user_state();
+        let message = StreamMessage::PushPull(table);
+        let config = &host.config;
+        Some(encode_stream(&message, &config.cluster_name, config.compression).into())
+    }
+
+    pub(super) fn deliver_stream(&mut self, id: HostId, delivery: Delivery) {
+        let filter = self.hosts[id].config.cluster_filter();
+        match delivery {
+            Delivery::Request {
+                from,
+                life,
+                bytes,
+                join,
+                cut_reply,
+            } => {
+                let Some(request) = whole(&bytes, filter) else {
+                    // Closed without a word; the requester sees that at once.
+                    return self.reply(id, from, life, Bytes::new(), join);
+                };
+                let join = request.join;
+                let reply = self.our_side(id, join).unwrap_or_default();
+                // A refused merge is invisible to the other side, as on a real connection.
+                self.act(id, Step::Exchange, |node, now| {
+                    let _ = node.merge(now, request, join);
+                });
+                let reply = if cut_reply { half(&reply) } else { reply };
+                self.reply(id, from, life, reply, join);
+            }
+            Delivery::Reply {
+                from,
+                life,
+                bytes,
+                join,
+            } if life == self.hosts[id].life => {
+                let reply = whole(&bytes, filter);
+                let merged = self.act(id, Step::Exchange, |node, now| {
+                    let merged = reply.is_some_and(|reply| node.merge(now, reply, join).is_ok());
+                    node.handle_exchange_result(from, merged);
+                    merged
+                });
+                self.tally.exchanges += u64::from(merged == Some(true));
+            }
+            Delivery::TcpAck { life, seq_no } if life == self.hosts[id].life => {
+                self.act(id, Step::Exchange, |node, _| node.handle_tcp_ack(seq_no));
+            }
+            Delivery::User { payload } => {
+                self.hosts[id].tell(self.now, Event::Message(payload), true);
+                self.act(id, Step::Exchange, |_, _| ());
+            }
+            // Datagrams do not come here, and an earlier life hears nothing any more.
+            Delivery::Datagram { .. } | Delivery::Reply { .. } | Delivery::TcpAck { .. } => {}
+        }
+    }
+
+    fn reply(&mut self, id: HostId, to: HostId, life: u64, bytes: Bytes, join: bool) {
+        let from = self.hosts[id].addr;
+        let patience = self.hosts[to].config.tcp_timeout;
+        // The link may have been cut since the connection was opened.
+        let (bytes, delay) = if self.links.connects(id, to, self.now) {
+            (bytes, self.stream_delay())
+        } else {
+            self.tally.blocked += 1;
+            (Bytes::new(), patience)
+        };
+        let reply = Delivery::Reply {
+            from,
+            life,
+            bytes,
+            join,
+        };
+        self.enqueue(delay, to, reply);
+    }
+
+    /// The host at `to`, if a connection is accepted.
+    fn answering(&mut self, from: HostId, to: SocketAddr) -> Option<HostId> {
+        let peer = self
+            .host_at(to)
+            .filter(|peer| self.hosts[*peer].node.is_some())
+            .filter(|peer| self.links.connects(from, *peer, self.now));
+        if peer.is_none() {
+            self.tally.blocked += 1;
+            return None;
+        }
+        let refused = self.rng.random_bool(self.faults.stream_refused);
+        self.tally.streams_harmed += u64::from(refused);
+        peer.filter(|_| !refused)
+    }
+
+    /// Handshake and first bytes. A lost segment costs a retransmission.
+    fn stream_delay(&mut self) -> Duration {
+        let faults = self.faults;
+        let mut delay = Duration::ZERO;
+        for _ in 0..3 {
+            delay += faults.delay(&mut self.rng);
+            if self.rng.random_bool(faults.loss) {
+                delay += Duration::from_millis(300);
+            }
+        }
+        if self.rng.random_bool(faults.stream_slow) {
+            self.tally.streams_harmed += 1;
+            delay += faults.stream_slow_delay;
+        }
+        delay
+    }
+}
+
+/// The state exchange in these bytes, if they are all of it and for us.
+fn whole(bytes: &[u8], filter: ClusterFilter) -> Option<PushPull> {
+    let mut decoder = StreamDecoder::new(filter);
+    let (head, tail) = bytes.split_at(bytes.len() / 3);
+    for piece in [head, tail] {
+        if let Ok(StreamProgress::Complete(StreamMessage::PushPull(exchange))) = decoder.feed(piece)
+        {
+            return Some(exchange);
+        }
+    }
+    None
+}
+
+fn half(bytes: &Bytes) -> Bytes {
+    bytes.slice(..bytes.len() / 2)
+}
