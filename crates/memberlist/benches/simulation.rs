@@ -147,7 +147,7 @@ fn lifeguard() {
     println!("# a quarter of {HOSTS} hosts stalled, again and again, for 10 virtual minutes each");
     println!("stall    false deaths, as seen by all      of healthy hosts");
     println!("         lifeguard   without   ratio       lifeguard   without");
-    let mut sums = [0; 2];
+    let mut sums: [usize; 2] = [0; 2];
     for stall in [1, 2, 4, 8, 16, 32] {
         let (all, healthy) = stress(stall, HOSTS, |_| {});
         // The notice to suspects has no switch; health and the dynamic timeout are values.
@@ -161,8 +161,11 @@ fn lifeguard() {
         );
         sums = [sums[0] + healthy, sums[1] + healthy_without];
     }
-    let ratio = sums[1] as f64 / sums[0].max(1) as f64;
-    println!("false deaths of healthy hosts, without lifeguard to with it: {ratio:.1}");
+    let ratio = match sums {
+        [0, without] => format!("{without} to none"),
+        [with, without] => format!("{:.1}", without as f64 / with as f64),
+    };
+    println!("false deaths of healthy hosts, without lifeguard to with it: {ratio}");
 }
 
 /// Deaths seen by any host, and those of hosts that were never stalled.
