@@ -1,6 +1,6 @@
-//! Named invariants, looked at after every single thing a node does. Numbers P1 to P20 are those of
-//! the table in the crate's README; what only a scenario can know (bounds on convergence, what a
-//! drill expects) is checked by `scenario`.
+//! Named invariants, looked at after every single thing a node does. The numbers are those of the
+//! table in the documentation of `sim`; what only a scenario can know (bounds on convergence, what
+//! a drill expects) is checked there.
 //!
 //! | name | what must hold |
 //! | --- | --- |
@@ -260,7 +260,8 @@ impl Checker {
             let detail = format!("{} pings a suspect and does not tell it", view.name);
             return self.fail("P4 refutation", now, detail);
         }
-        if step == Step::Timeout && !probing && !eager {
+        // A damaged name may share the address of the real one.
+        if step == Step::Timeout && !probing && !eager && !self.damaged {
             // As before this step, too: not only since the round.
             let state = node
                 .rows()
