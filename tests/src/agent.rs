@@ -354,6 +354,23 @@ impl Agent {
         ))
     }
 
+    /// Its metrics whose name begins so, with their labels, and their values.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self, name: &str) -> Result<BTreeMap<String, f64>, String> {
+        let answer = self.api("/metrics").map_err(|error| error.to_string())?;
+        let lines = answer.body.lines().filter(|line| line.starts_with(name));
+        lines
+            .map(|line| {
+                let (series, value) = line.rsplit_once(' ').ok_or(line)?;
+                let value = value.parse().map_err(|_| line)?;
+                Ok((series.to_owned(), value))
+            })
+            .collect::<Result<_, &str>>()
+            .map_err(|line| format!("{}: not a metric: {line}", self.host.name))
+    }
+
     /// The instances it lists of a service, sorted by host.
     ///
     /// # Errors

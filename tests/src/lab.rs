@@ -158,6 +158,38 @@ impl Lab {
         tools::run(&["ip", "-n", &self.bridge, "link", "set", &port, state]);
     }
 
+    /// From now on a host does not hear this share of what others send it, in percent, by chance.
+    ///
+    /// A rule of the packet filter, not a queueing discipline: many kernels come without `netem`.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn lose(&self, number: usize, percent: u8) {
+        let rules = format!(
+            "table inet loss {{ chain input {{ type filter hook input priority 0; \
+             iifname \"eth0\" numgen random mod 100 < {percent} counter drop; }}; }}"
+        );
+        tools::require("nft");
+        let namespace = &self.host(number).namespace;
+        tools::run(&["ip", "netns", "exec", namespace, "nft", &rules]);
+    }
+
+    /// A host hears everything again. How many packets it had lost.
+    ///
+    /// # Panics
+    /// When it was not made to lose any.
+    pub fn lose_no_more(&self, number: usize) -> u64 {
+        tools::require("nft");
+        let nft = ["ip", "netns", "exec", &self.host(number).namespace, "nft"];
+        let rules = tools::run(&[&nft[..], &["list", "table", "inet", "loss"]].concat());
+        tools::run(&[&nft[..], &["delete", "table", "inet", "loss"]].concat());
+        let mut words = rules.split_whitespace();
+        words
+            .find(|word| *word == "packets")
+            .and_then(|_| words.next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no counter in:\n{rules}"))
+    }
+
     #[expect(
         clippy::print_stderr,
         reason = "the test's own report, caught by the test harness"

@@ -19,6 +19,7 @@ mod lab;
 mod leftovers;
 mod process;
 mod responder;
+mod serf;
 mod tools;
 mod wait;
 
@@ -31,5 +32,6 @@ pub use json::Json;
 pub use lab::{Lab, Machine};
 pub use process::{Exit, Process};
 pub use responder::{Answer, Responder};
+pub use serf::Serf;
 pub use tools::require;
 pub use wait::{POLL, eventually, throughout};

@@ -16,6 +16,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("cgroupfs-mount", "cgroupfs-mount"),
     ("serf", "serf"),
+    ("nft", "nftables"),
     ("busybox", "busybox-static"),
     ("tar", "tar"),
 ];

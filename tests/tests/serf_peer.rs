@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use blackbox::{Agent, AgentBuilder, Lab, Machine, Process, eventually, require};
+use blackbox::{Agent, AgentBuilder, Lab, Machine, Serf, eventually};
 use rustix::process::Signal;
 
 const AGENTS: [&str; 2] = ["alpha", "beta"];
@@ -23,55 +23,11 @@ fn agent(lab: &Lab, number: usize) -> Agent {
         .start()
 }
 
-fn serf(lab: &Lab) -> Process {
-    require("serf");
-    let host = lab.host(2);
-    let bind = format!("-bind={}:7946", host.ip);
-    let join = format!("-retry-join={}", lab.host(0).ip);
-    lab.program(
-        2,
-        "serf",
-        &[
-            "serf",
-            "agent",
-            "-node=serf",
-            &bind,
-            &join,
-            "-log-level=info",
-        ],
-    )
-}
-
-/// The state in which Serf lists a member: `alive`, `failed`, `left` or nothing.
-fn listed_by_serf(lab: &Lab, member: &str) -> Option<String> {
-    let output = lab.host(2).run(&["serf", "members"]);
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .find_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next() == Some(member)).then(|| words.nth(1).unwrap_or_default().to_owned())
-        })
-}
-
-fn serf_lists(lab: &Lab, member: &str, states: &[&str]) -> Result<(), String> {
-    let state = listed_by_serf(lab, member);
-    if state
-        .as_deref()
-        .is_some_and(|state| states.contains(&state))
-    {
-        return Ok(());
-    }
-    Err(format!(
-        "serf lists {member} as {state:?}, not as one of {states:?}"
-    ))
-}
-
-fn all_alive(lab: &Lab, agents: &[Agent]) -> Result<(), String> {
+fn all_alive(peer: &Serf, agents: &[Agent]) -> Result<(), String> {
     agents
         .iter()
         .try_for_each(|agent| agent.expect_members(&ALL))?;
-    ALL.iter()
-        .try_for_each(|member| serf_lists(lab, member, &["alive"]))
+    peer.expect_all(&ALL, &["alive"])
 }
 
 fn agents_list(agents: &[Agent], members: &[&str]) -> Result<(), String> {
@@ -84,13 +40,13 @@ fn agents_list(agents: &[Agent], members: &[&str]) -> Result<(), String> {
 fn serf_and_agents_are_members_of_one_cluster() {
     let lab = Lab::new(Machine::Shared, &ALL);
     let mut agents = [agent(&lab, 0), agent(&lab, 1)];
-    let mut peer = serf(&lab);
+    let mut peer = Serf::start(&lab, 2, &[0]);
     eventually("each lists the others alive", JOINED, || {
-        all_alive(&lab, &agents)
+        all_alive(&peer, &agents)
     });
 
     let left = Instant::now();
-    let output = lab.host(2).run(&["serf", "leave"]);
+    let output = peer.command(&["leave"]);
     assert!(output.status.success(), "serf leave: {output:?}");
     eventually("agents drop a member that leaves", GOODBYE, || {
         agents_list(&agents, &AGENTS)
@@ -99,10 +55,10 @@ fn serf_and_agents_are_members_of_one_cluster() {
         "agents dropped serf {:?} after `serf leave` began",
         left.elapsed()
     );
-    peer.ends(Duration::from_secs(10));
+    peer.process().ends(Duration::from_secs(10));
 
-    peer = serf(&lab);
-    eventually("serf is back", JOINED, || all_alive(&lab, &agents));
+    peer.restart(&lab);
+    eventually("serf is back", JOINED, || all_alive(&peer, &agents));
     peer.kill();
     let killed = Instant::now();
     eventually("agents notice a dead member", SUSPICION, || {
@@ -110,21 +66,21 @@ fn serf_and_agents_are_members_of_one_cluster() {
     });
     println!("agents noticed serf's death after {:?}", killed.elapsed());
 
-    let peer = serf(&lab);
-    eventually("serf is back again", JOINED, || all_alive(&lab, &agents));
+    peer.restart(&lab);
+    eventually("serf is back again", JOINED, || all_alive(&peer, &agents));
     agents[1].kill();
     let killed = Instant::now();
     eventually("serf notices a dead agent", SUSPICION, || {
-        serf_lists(&lab, "beta", &["failed"])
+        peer.expect("beta", &["failed"])
     });
     println!("serf noticed an agent's death after {:?}", killed.elapsed());
 
     agents[1].restart();
-    eventually("the agent is back", JOINED, || all_alive(&lab, &agents));
+    eventually("the agent is back", JOINED, || all_alive(&peer, &agents));
     agents[1].signal(Signal::TERM);
     let told = Instant::now();
     eventually("serf drops an agent that leaves", GOODBYE, || {
-        serf_lists(&lab, "beta", &["failed", "left"])
+        peer.expect("beta", &["failed", "left"])
     });
     println!("serf dropped an agent {:?} after SIGTERM", told.elapsed());
 

@@ -423,8 +423,8 @@ fn head_structure(type_id: u8) -> &'static str {
 /// A whole stream message. With `compress` it is compressed even where that makes it longer: on
 /// streams Go does not compare.
 ///
-/// The head of a push/pull carries `cluster_name`, also an empty one, and a node that left is
-/// written as dead, since the fork has no other state for it.
+/// The head of a push/pull carries `cluster_name`, also an empty one. The states of its entries are
+/// written as they are; that the fork does not know *left* is the concern of whoever fills the table.
 ///
 /// # Panics
 ///

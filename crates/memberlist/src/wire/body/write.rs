@@ -121,8 +121,8 @@ pub(in crate::wire) fn encode_push_node(out: &mut Vec<u8>, node: &PushNode) {
     let state = match node.state {
         NodeState::Alive => 0,
         NodeState::Suspect => 1,
-        // The fork ignores entries in the state it does not know, so a node that left is dead.
-        NodeState::Dead | NodeState::Left => 2,
+        NodeState::Dead => 2,
+        NodeState::Left => 3,
     };
     let mut writer = Writer(out);
     writer.map(7).bytes("Addr", node.addr.as_bytes());

@@ -191,34 +191,26 @@ fn parts_of_messages_are_go_s() {
 }
 
 #[test]
-fn a_node_that_left_is_written_as_dead() {
+fn each_state_is_written_as_its_number() {
     let states = [
         NodeState::Alive,
         NodeState::Suspect,
         NodeState::Dead,
         NodeState::Left,
     ];
-    let nodes = states.map(|state| PushNode { state, ..node("n") }).to_vec();
-    let stream = encode_stream(&StreamMessage::PushPull(table(nodes, b"")), "", false);
-    let StreamMessage::PushPull(read) = decode(&stream, &filter("")) else {
-        panic!()
-    };
-    let read: Vec<_> = read.nodes.iter().map(|node| node.state).collect();
-    assert_eq!(
-        read,
-        [
-            NodeState::Alive,
-            NodeState::Suspect,
-            NodeState::Dead,
-            NodeState::Dead
-        ]
-    );
-    // It is read where a peer writes it.
-    let stream = [head(b"\x01", b"\x00"), entry("State", b"\x03")].concat();
-    let StreamMessage::PushPull(read) = decode(&stream, &filter("")) else {
-        panic!()
-    };
-    assert_eq!(read.nodes[0].state, NodeState::Left);
+    for (number, state) in (0..).zip(states) {
+        let node = PushNode { state, ..node("n") };
+        let written = encode_stream(&StreamMessage::PushPull(table(vec![node], b"")), "", false);
+        let StreamMessage::PushPull(read) = decode(&written, &filter("")) else {
+            panic!()
+        };
+        assert_eq!(read.nodes[0].state, state);
+        let stream = [head(b"\x01", b"\x00"), entry("State", &[number])].concat();
+        let StreamMessage::PushPull(read) = decode(&stream, &filter("")) else {
+            panic!()
+        };
+        assert_eq!(read.nodes[0].state, state);
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ fn any_node() -> impl Strategy<Value = PushNode> {
     let state = prop_oneof![
         Just(NodeState::Alive),
         Just(NodeState::Suspect),
-        Just(NodeState::Dead)
+        Just(NodeState::Dead),
+        Just(NodeState::Left)
     ];
     let meta = proptest::collection::vec(any::<u8>(), 0..80).prop_map(Bytes::from);
     (state, 1..=u32::MAX, any::<u16>(), "[a-z0-9]{1,40}", meta).prop_map(
