@@ -26,7 +26,7 @@ const STREAM_BROADCAST_TARGETS: usize = 3;
 const USER_QUEUE_BYTES_MAX: usize = 8 << 20;
 
 /// Broadcasts waiting to leave at once; what does not fit waits for its gossip round.
-const EAGER_MAX: usize = 1024;
+pub(super) const EAGER_MAX: usize = 1024;
 
 /// Protocol version from which a node checks a checksum before a datagram.
 const CRC_VERSION: u8 = 5;

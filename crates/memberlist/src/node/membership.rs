@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::gossip::EAGER_MAX;
 use super::suspicion::{Span, Suspicion};
 use super::table::Entry;
 use super::timers::Timer;
@@ -352,6 +353,7 @@ impl Node {
         let encoded = self.encode(&message);
         if origin == Origin::Ourselves {
             self.eager.push_front(encoded.clone());
+            self.eager.truncate(EAGER_MAX);
         }
         self.membership.push(name.to_owned(), encoded);
     }

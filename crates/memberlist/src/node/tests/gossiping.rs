@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::gossip::EAGER_MAX;
 use super::super::sync::push_pull_scale;
 use super::*;
 use crate::wire::{Key, Keyring};
@@ -99,6 +100,17 @@ fn eager_datagrams_stop_at_the_budget_of_the_interval() {
     bench.transmits();
     bench.node.broadcast(None, Bytes::from_static(b"next"));
     assert_eq!(bench.transmits().len(), 3, "a new interval");
+}
+
+#[test]
+fn accusations_do_not_pile_refutations_up() {
+    let mut bench = Bench::quiet();
+    for incarnation in 1..5000 {
+        bench.receive(&suspect("us", incarnation, "n9"));
+    }
+    assert_eq!(bench.node.counters().refutations, 4999);
+    assert_eq!(bench.node.eager.len(), EAGER_MAX);
+    assert_eq!(bench.node.membership_queue_len(), 1);
 }
 
 #[test]
