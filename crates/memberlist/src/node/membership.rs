@@ -35,22 +35,15 @@ impl Node {
         let mut versions = Versions::OURS;
         versions.0[3..].copy_from_slice(&[min, max, current]);
         self.incarnation = 1;
-        self.table.insert(
-            Entry {
-                name: self.config.name.clone(),
-                addr: RawIp::from(self.config.advertise),
-                port: self.config.port(),
-                meta: self.config.meta.clone(),
-                versions,
-                incarnation: self.incarnation,
-                state: NodeState::Alive,
-                state_change: now,
-                suspicion: None,
-                accused_again: None,
-                conflict_reported: None,
-            },
-            &mut self.rng,
-        );
+        let ourselves = Alive {
+            incarnation: self.incarnation,
+            node: self.config.name.clone(),
+            addr: RawIp::from(self.config.advertise),
+            port: self.config.port(),
+            meta: self.config.meta.clone(),
+            versions,
+        };
+        self.table.insert(Entry::new(ourselves, now), &mut self.rng);
         self.announce_ourselves(Origin::Ourselves);
         self.emit_joined(&self.config.name.clone());
     }
@@ -101,22 +94,8 @@ impl Node {
         }
         let first_peer = self.table.len() == 1;
         let name = alive.node.clone();
-        self.table.insert(
-            Entry {
-                name: alive.node.clone(),
-                addr: alive.addr,
-                port: alive.port,
-                meta: alive.meta.clone(),
-                versions: alive.versions,
-                incarnation: alive.incarnation,
-                state: NodeState::Alive,
-                state_change: now,
-                suspicion: None,
-                accused_again: None,
-                conflict_reported: None,
-            },
-            &mut self.rng,
-        );
+        self.table
+            .insert(Entry::new(alive.clone(), now), &mut self.rng);
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.emit_joined(&name);
         if first_peer && !self.leaving {
@@ -138,13 +117,15 @@ impl Node {
         entry.meta = alive.meta.clone();
         entry.addr = alive.addr;
         entry.port = alive.port;
-        entry.suspicion = None;
+        let doubted = entry.suspicion.take().is_some();
         if entry.state != NodeState::Alive {
             entry.state = NodeState::Alive;
             entry.state_change = now;
         }
         let member = entry.member();
-        self.timers.cancel(&Timer::Suspicion(name.clone()));
+        if doubted {
+            self.cancel_suspicion(&name);
+        }
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.members_version += 1;
         if !was_live {
@@ -193,6 +174,34 @@ impl Node {
         self.counters.accusations_repeated += 1;
     }
 
+    /// Someone still accuses us of what we have refuted: the refutation has passed them by, and
+    /// their suspicion runs on. Go ignores them; we tell them again, and the cluster, because an
+    /// accuser we do not know can be reached only by gossip.
+    fn answer_old_accusation(&mut self, now: Instant, accused: &str, accuser: &str) {
+        if accused != self.config.name || accuser == accused || self.leaving {
+            return;
+        }
+        let pause = self.config.gossip_interval * 5;
+        let to = self.table.find(accuser).map(Entry::addr);
+        let Some(entry) = self.table.find_mut(accused) else {
+            return;
+        };
+        if entry.accused_again.is_some_and(|at| now - at < pause) {
+            return;
+        }
+        entry.accused_again = Some(now);
+        let alive = Message::Alive(entry.alive());
+        let encoded = self.encode(&alive);
+        if !self.membership.contains(&self.config.name) {
+            self.membership
+                .push(self.config.name.clone(), encoded.clone());
+        }
+        if let Some(to) = to {
+            self.send(to, &[encoded], false);
+        }
+        self.counters.old_accusations_answered += 1;
+    }
+
     /// Two addresses claim one name.
     fn conflict(&mut self, now: Instant, alive: &Alive) {
         self.counters.conflicts += 1;
@@ -224,11 +233,11 @@ impl Node {
             return;
         };
         if suspect.incarnation < entry.incarnation {
-            return;
+            return self.answer_old_accusation(now, &suspect.node, &suspect.from);
         }
         let timer = Timer::Suspicion(suspect.node.clone());
         if let Some(suspicion) = &mut entry.suspicion {
-            if suspicion.confirm(&suspect.from) {
+            if suspicion.confirm(&suspect.from, now) {
                 self.timers.arm(timer, suspicion.deadline());
                 let name = suspect.node.clone();
                 self.announce(&name, Message::Suspect(suspect), origin);
@@ -260,6 +269,11 @@ impl Node {
         self.announce(&name, Message::Suspect(suspect), origin);
     }
 
+    fn cancel_suspicion(&mut self, name: &str) {
+        self.timers.cancel(&Timer::Suspicion(name.to_owned()));
+        self.timers.cancel(&Timer::Reminder(name.to_owned()));
+    }
+
     /// Someone declares a node dead, or a node says goodbye.
     pub(super) fn dead(&mut self, now: Instant, dead: Dead, origin: Origin) {
         if self.irrefutable(dead.incarnation, &dead.node, origin) {
@@ -268,7 +282,10 @@ impl Node {
         let Some(entry) = self.table.find_mut(&dead.node) else {
             return;
         };
-        if dead.incarnation < entry.incarnation || !entry.is_live() {
+        if dead.incarnation < entry.incarnation {
+            return self.answer_old_accusation(now, &dead.node, &dead.from);
+        }
+        if !entry.is_live() {
             return;
         }
         let ours = dead.node == self.config.name;
@@ -276,7 +293,7 @@ impl Node {
             self.refute(dead.incarnation);
             return;
         }
-        entry.suspicion = None;
+        let doubted = entry.suspicion.take().is_some();
         entry.incarnation = dead.incarnation;
         entry.state = if dead.from == dead.node {
             NodeState::Left
@@ -285,7 +302,9 @@ impl Node {
         };
         entry.state_change = now;
         let member = entry.member();
-        self.timers.cancel(&Timer::Suspicion(dead.node.clone()));
+        if doubted {
+            self.cancel_suspicion(&dead.node);
+        }
         self.members_version += 1;
         let name = dead.node.clone();
         self.announce(&name, Message::Dead(dead), origin);

@@ -313,6 +313,7 @@ impl Node {
             Timer::RelayNack(seq_no) => self.relay_nack(seq_no),
             Timer::RelayExpiry(seq_no) => self.relay_expired(seq_no),
             Timer::Suspicion(name) => self.suspicion_expired(now, &name),
+            Timer::Reminder(name) => self.remind(now, name),
             Timer::Gossip => {
                 self.arm_next(now, due, Timer::Gossip, self.config.gossip_interval);
                 self.gossip(now);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::membership::Origin;
+use super::table::Entry;
 use super::timers::Timer;
 use super::{Node, RELAYS_MAX, StreamRequest};
 use crate::wire::message::{
@@ -61,7 +62,7 @@ impl Node {
         }
     }
 
-    fn start_probe(&mut self, now: Instant, target: String) {
+    pub(super) fn start_probe(&mut self, now: Instant, target: String) {
         let Some(entry) = self.table.find(&target) else {
             return;
         };
@@ -196,12 +197,37 @@ impl Node {
             self.awareness.apply(delta);
             let suspect = Suspect {
                 incarnation: probe.incarnation,
-                node: probe.target,
+                node: probe.target.clone(),
                 from: self.config.name.clone(),
             };
             self.suspect(now, suspect, Origin::Ourselves);
+            self.arm_reminder(now, probe.target);
         }
         self.resume_probing(now);
+    }
+
+    /// Nobody but the suspect can refute, and its time may run out before our probe order comes to
+    /// it again: whoever could not reach it tells it once per probe interval until it is cleared
+    /// or dead. An interruption shorter than that kills nobody.
+    fn arm_reminder(&mut self, now: Instant, name: String) {
+        let suspect = |entry: &Entry| entry.suspicion.is_some() && entry.incarnation < u32::MAX;
+        if self.table.find(&name).is_some_and(suspect) {
+            let at = now + self.config.probe_interval;
+            self.timers.arm(Timer::Reminder(name), at);
+        }
+    }
+
+    pub(super) fn remind(&mut self, now: Instant, name: String) {
+        if let Some(entry) = self.table.find(&name) {
+            let suspect = self.encode(&Message::Suspect(Suspect {
+                incarnation: entry.incarnation,
+                node: name.clone(),
+                from: self.config.name.clone(),
+            }));
+            self.send(entry.addr(), &[suspect], false);
+            self.counters.suspects_reminded += 1;
+            self.arm_reminder(now, name);
+        }
     }
 
     fn resume_probing(&mut self, now: Instant) {

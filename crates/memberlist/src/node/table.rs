@@ -45,13 +45,31 @@ pub(super) struct Entry {
     /// When `state` changed last; metadata and incarnation do not touch it.
     pub(super) state_change: Instant,
     pub(super) suspicion: Option<Suspicion>,
-    /// When a stale announcement of this node was last answered with our accusation.
+    /// When a stale announcement of this node was last answered with our accusation or, for
+    /// ourselves, a stale accusation with our announcement.
     pub(super) accused_again: Option<Instant>,
     /// When an address conflict was last reported.
     pub(super) conflict_reported: Option<Instant>,
 }
 
 impl Entry {
+    /// A node that is new to us.
+    pub(super) fn new(alive: Alive, now: Instant) -> Self {
+        Self {
+            name: alive.node,
+            addr: alive.addr,
+            port: alive.port,
+            meta: alive.meta,
+            versions: alive.versions,
+            incarnation: alive.incarnation,
+            state: NodeState::Alive,
+            state_change: now,
+            suspicion: None,
+            accused_again: None,
+            conflict_reported: None,
+        }
+    }
+
     pub(super) fn addr(&self) -> SocketAddr {
         socket_addr(self.addr, self.port)
     }
