@@ -268,7 +268,10 @@ impl Checker {
                 .find(|row| row.addr == transmit.to)
                 .and_then(|row| {
                     let before = view.rows.get(row.name)?;
-                    (before.state == row.state).then_some(row.state)
+                    // A reminder goes to its suspect alone; it is no gossip.
+                    let reminder =
+                        matches!(&heard[..], [Heard::Suspect { node, .. }] if node == row.name);
+                    (before.state == row.state && !reminder).then_some(row.state)
                 });
             match state {
                 Some(NodeState::Suspect) => tally.gossip_to_suspects += 1,
