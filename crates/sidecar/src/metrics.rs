@@ -86,7 +86,7 @@ impl Metrics {
             let count = by_status.get(&status).copied().unwrap_or(0);
             text.line(format_args!("{name}{{status=\"{status}\"}} {count}"));
         }
-        let members = u64::try_from(snapshot.members.len()).unwrap_or(u64::MAX);
+        let members = u64::try_from(snapshot.members.size()).unwrap_or(u64::MAX);
         text.single(
             "sidecar_members",
             "gauge",

@@ -14,7 +14,10 @@ use catalog::{Now, Service, Snapshot, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::replica::{Effects, Replica};
+use super::{
+    metadata,
+    replica::{Effects, Replica},
+};
 use crate::{
     health::LocalUpdate,
     http::{DrainOutcome, DrainRequest},
@@ -164,11 +167,13 @@ impl Registry {
         match event {
             memberlist::Event::Joined(member) => {
                 info!(node = member.name, address = %member.addr, "member is up");
-                self.replica.member_up(&member.name, now)
+                self.replica
+                    .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             memberlist::Event::Updated(member) => {
                 debug!(node = member.name, "member changed its metadata");
-                Effects::default()
+                self.replica
+                    .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             memberlist::Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");
