@@ -130,7 +130,7 @@ impl Bench {
                 let _ = self.node.merge(self.now, table, join);
             }
             Operation::Pass { time } => {
-                self.pass(Duration::from_millis(u64::from(time).pow(2) / 2))
+                self.pass(Duration::from_millis(u64::from(time).pow(2) / 2));
             }
             Operation::Step => {
                 self.now = self.node.poll_timeout().expect("timers are armed");
