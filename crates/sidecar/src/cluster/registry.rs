@@ -14,7 +14,10 @@ use catalog::{Now, Service, Snapshot, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::replica::{Effects, Replica};
+use super::{
+    introductions::Introductions,
+    replica::{Effects, Replica},
+};
 use crate::{
     health::LocalUpdate,
     http::{DrainOutcome, DrainRequest},
@@ -81,6 +84,7 @@ fn add(counter: &AtomicU64, number: usize) {
 #[derive(Debug)]
 pub struct Registry {
     replica: Replica,
+    introductions: Introductions,
     gossip: memberlist::Handle,
     snapshots: watch::Sender<Arc<Snapshot>>,
     awaited: watch::Sender<Vec<&'static str>>,
@@ -100,6 +104,7 @@ impl Registry {
     ) -> Self {
         let complaints = Throttle::new(COMPLAIN_EVERY);
         Self {
+            introductions: Introductions::new(replica.hostname()),
             replica,
             gossip,
             snapshots,
@@ -112,7 +117,7 @@ impl Registry {
     /// Applies inputs until every sender of commands is gone.
     pub async fn run(mut self, mut inputs: Inputs) {
         self.publish();
-        while let Some(input) = inputs.next(self.replica.next_deadline()).await {
+        while let Some(input) = inputs.next(self.next_deadline()).await {
             self.handle(input);
             for _ in 1..BATCH_MAX {
                 let Some(input) = inputs.try_next() else {
@@ -122,6 +127,12 @@ impl Registry {
             }
             self.publish();
         }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let introduction = self.introductions.next_deadline();
+        let deadlines = [self.replica.next_deadline(), introduction];
+        deadlines.into_iter().flatten().min()
     }
 
     fn handle(&mut self, input: Input) {
@@ -141,7 +152,14 @@ impl Registry {
                 let _ = done.send(());
                 effects
             }
-            Input::Tick => self.replica.tick(now),
+            Input::Tick => {
+                let with = self.introductions.take(now.monotonic, &mut rand::rng());
+                if let Some(address) = with {
+                    debug!(%address, "exchanging states with a new member");
+                    self.gossip.exchange(address);
+                }
+                self.replica.tick(now)
+            }
         };
         self.carry_out(effects, now);
     }
@@ -164,6 +182,8 @@ impl Registry {
         match event {
             memberlist::Event::Joined(member) => {
                 info!(node = member.name, address = %member.addr, "member is up");
+                self.introductions
+                    .joined(&member, now.monotonic, &mut rand::rng());
                 self.replica.member_up(&member.name, now)
             }
             memberlist::Event::Updated(member) => {
@@ -172,6 +192,7 @@ impl Registry {
             }
             memberlist::Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");
+                self.introductions.left(&member.name);
                 self.replica.member_down(&member.name, now)
             }
             memberlist::Event::Conflict {
@@ -219,6 +240,7 @@ impl Registry {
                 return Effects::default();
             }
         };
+        self.introductions.exchanged();
         debug!(records = records.len(), join, "merging a peer's state");
         add(&self.counters.records_received, records.len());
         let mut all = Effects::default();
