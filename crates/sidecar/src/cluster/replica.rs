@@ -100,6 +100,11 @@ impl Replica {
         }
     }
 
+    /// The name of this host, and of its node.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
     /// What readers see.
     pub fn snapshot(&self) -> &catalog::Snapshot {
         self.state.snapshot()
