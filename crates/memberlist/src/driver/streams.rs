@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `admission` | who gets in |
 //! | `inbound`, `outbound` | connections of others, connections of ours |
+//! | `reading` | one message off a connection |
 //! | `budget` | the memory they may take together |
 //! | `error` | what may go wrong |
 
@@ -14,24 +15,25 @@ mod budget;
 mod error;
 mod inbound;
 mod outbound;
+mod reading;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::admission::INBOUND_MAX;
-use self::budget::{BUDGET_KIB, HeldState, Reserved};
+use self::budget::{HELD_KIB, Reserved, held};
+use self::reading::Decoding;
 use super::core::Command;
 use super::meters::Shared;
 use super::security::{self, Security};
 use super::{Config, Delegate};
 use crate::wire::message::{PushPull, StreamMessage};
-use crate::wire::{Envelope, SealError, StreamDecoder, StreamProgress, StreamSide, encode_stream};
+use crate::wire::{Envelope, SealError, StreamSide, encode_stream};
 
 pub(super) use self::admission::accept;
 use self::error::StreamError;
@@ -40,8 +42,6 @@ use self::error::StreamError;
 const INBOUND_EXCHANGES_MAX: usize = 32;
 /// Connections we may have open to others.
 const OUTBOUND_MAX: usize = 64;
-/// Bytes read at once.
-const READ_BYTES: usize = 16 * 1024;
 
 /// What all connections share.
 pub(super) struct Streams {
@@ -53,6 +53,7 @@ pub(super) struct Streams {
     inbound: Arc<Semaphore>,
     inbound_exchanges: Semaphore,
     outbound: Semaphore,
+    decoding: Decoding,
     budget: Arc<Semaphore>,
     addresses: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -80,7 +81,8 @@ impl Streams {
             inbound: Arc::new(Semaphore::new(INBOUND_MAX)),
             inbound_exchanges: Semaphore::new(INBOUND_EXCHANGES_MAX),
             outbound: Semaphore::new(OUTBOUND_MAX),
-            budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+            decoding: Decoding::new(),
+            budget: Arc::new(Semaphore::new(HELD_KIB)),
             addresses: Mutex::default(),
         }
     }
@@ -94,35 +96,6 @@ impl Streams {
 
     async fn write(&self, stream: &mut TcpStream, bytes: &[u8]) -> Result<(), StreamError> {
         Ok(self.within("writing", stream.write_all(bytes)).await??)
-    }
-
-    /// Reads the one message that `side` sends. [`StreamError::NoAnswer`] if there is none.
-    async fn read(
-        &self,
-        stream: &mut TcpStream,
-        side: StreamSide,
-        reserved: &mut Reserved,
-    ) -> Result<StreamMessage, StreamError> {
-        self.within("reading", async {
-            let envelope = self.security.envelope();
-            let filter = self.config.cluster_filter();
-            let mut decoder = StreamDecoder::enveloped(filter, envelope, side);
-            let mut buffer = vec![0; READ_BYTES];
-            let mut total = 0;
-            loop {
-                let length = stream.read(&mut buffer).await?;
-                if length == 0 {
-                    decoder.finish_at_eof()?;
-                    return Err(StreamError::NoAnswer);
-                }
-                total += length;
-                reserved.grow_to(total)?;
-                if let StreamProgress::Complete(message) = decoder.feed(&buffer[..length])? {
-                    return Ok(message);
-                }
-            }
-        })
-        .await?
     }
 
     async fn within<T>(
@@ -178,12 +151,10 @@ impl Streams {
         join: bool,
         mut reserved: Reserved,
     ) -> Result<(), StreamError> {
+        // The table is gone once it is merged, the state when the application drops it.
+        let for_table = reserved.split_off(remote.user_state.len());
         if !remote.user_state.is_empty() {
-            reserved.grow_to(remote.user_state.len())?;
-            remote.user_state = Bytes::from_owner(HeldState {
-                bytes: remote.user_state,
-                _reserved: reserved,
-            });
+            remote.user_state = held(remote.user_state, reserved);
         }
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Merge {
@@ -192,7 +163,9 @@ impl Streams {
             reply,
         })
         .await?;
-        Ok(answer.await.map_err(|_| StreamError::Stopped)??)
+        let merged = answer.await.map_err(|_| StreamError::Stopped)?;
+        drop(for_table);
+        Ok(merged?)
     }
 
     async fn tell(&self, command: Command) -> Result<(), StreamError> {

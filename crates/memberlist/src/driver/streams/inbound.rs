@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::budget::Reserved;
+use super::budget::{Reserved, held};
 use super::{StreamError, Streams};
 use crate::driver::core::Command;
 use crate::wire::message::{Ack, PushPull, StreamMessage};
@@ -26,10 +26,8 @@ impl Streams {
     }
 
     async fn answer(&self, stream: &mut TcpStream) -> Result<(), StreamError> {
-        let mut reserved = self.reserve();
-        let read = self.read(stream, StreamSide::Dialling, &mut reserved);
-        let message = match read.await {
-            Ok(message) => message,
+        let (message, reserved) = match self.read(stream, StreamSide::Dialling).await {
+            Ok(read) => read,
             // Somebody looked whether the port is open.
             Err(StreamError::NoAnswer) => return Ok(()),
             Err(StreamError::Wire(error)) => {
@@ -48,13 +46,15 @@ impl Streams {
                     };
                     let ack = self.encode(&StreamMessage::Ack(ack), StreamSide::Accepting)?;
                     self.write(stream, &ack).await?;
+                } else {
+                    self.shared.meters.stream_pings_for_others.add(1);
                 }
                 Ok(())
             }
             StreamMessage::PushPull(remote) => self.answer_exchange(stream, remote, reserved).await,
             StreamMessage::User(payload) => {
                 if !payload.is_empty() {
-                    self.tell(Command::Message(payload)).await?;
+                    self.tell(Command::Message(held(payload, reserved))).await?;
                 }
                 Ok(())
             }
@@ -95,7 +95,11 @@ impl Streams {
         let join = remote.join;
         // Ours is written before theirs is merged: a restarted peer must see what we remember.
         let ours = self.our_side(join, StreamSide::Accepting).await?;
+        // A peer that does not read makes us keep it for a while.
+        let mut for_ours = self.reserve();
+        for_ours.grow_to(ours.len())?;
         self.write(stream, &ours).await?;
+        drop((ours, for_ours));
         self.merge(remote, join, reserved).await?;
         self.shared.meters.exchanges_in.add(1);
         Ok(())

@@ -74,9 +74,8 @@ impl Streams {
         let mut stream = self.dial(to).await?;
         let ours = self.our_side(join, StreamSide::Dialling).await?;
         self.write(&mut stream, &ours).await?;
-        let mut reserved = self.reserve();
-        let reply = self.read(&mut stream, StreamSide::Accepting, &mut reserved);
-        let remote = match reply.await? {
+        let (reply, reserved) = self.read(&mut stream, StreamSide::Accepting).await?;
+        let remote = match reply {
             StreamMessage::PushPull(remote) => remote,
             StreamMessage::Error(text) => return Err(StreamError::Refused(text)),
             StreamMessage::Ping(_) => return Err(StreamError::Unexpected("ping")),
@@ -92,9 +91,8 @@ impl Streams {
         let mut stream = self.dial(to).await?;
         let ping = self.encode(&StreamMessage::Ping(ping), StreamSide::Dialling)?;
         self.write(&mut stream, &ping).await?;
-        let mut reserved = self.reserve();
-        let reply = self.read(&mut stream, StreamSide::Accepting, &mut reserved);
-        match reply.await? {
+        let (reply, _reserved) = self.read(&mut stream, StreamSide::Accepting).await?;
+        match reply {
             StreamMessage::Ack(ack) if ack.seq_no == seq_no => Ok(()),
             _ => Err(StreamError::Unexpected("answer to a ping")),
         }
