@@ -182,7 +182,12 @@ impl Agent {
         json::write_text(&mut meta, &config.cluster_name);
         meta.push_str(",\"State\":\"Running\"}");
         if meta.len() > 512 {
-            bail!("SIDECAR_CLUSTER_NAME is too long: at most about 470 bytes fit gossip metadata");
+            bail!(
+                "SIDECAR_CLUSTER_NAME={:?} takes {} bytes as JSON in gossip metadata: expected at \
+                 most 512, so keep to printable characters",
+                config.cluster_name,
+                meta.len()
+            );
         }
         let security = &config.gossip_security;
         Ok(memberlist::Config {
@@ -198,6 +203,7 @@ impl Agent {
             verify_incoming: security.verify_incoming,
             verify_outgoing: security.verify_outgoing,
             label: security.label.clone(),
+            allow_from: security.allow_from.clone(),
             seed: rand::random(),
             ..memberlist::Config::lan(&config.node_name, self.advertise)
         })

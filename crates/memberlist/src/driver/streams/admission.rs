@@ -53,6 +53,10 @@ pub(in crate::driver) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 pause = ACCEPT_PAUSE;
+                if !streams.config.lets_in(peer.ip()) {
+                    streams.shared.meters.streams_not_allowed.add(1);
+                    continue;
+                }
                 match streams.admit(peer) {
                     Some(admitted) => {
                         let streams = streams.clone();
