@@ -191,6 +191,7 @@ impl Agent {
             verify_incoming: security.verify_incoming,
             verify_outgoing: security.verify_outgoing,
             label: security.label.clone(),
+            allow_from: security.allow_from.clone(),
             seed: rand::random(),
             ..memberlist::Config::lan(&config.node_name, self.advertise)
         })

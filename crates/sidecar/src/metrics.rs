@@ -172,6 +172,26 @@ impl Metrics {
                 stats.streams_refused,
             ),
             (
+                "packets_not_allowed_total",
+                "Datagrams from outside SIDECAR_GOSSIP_ALLOW.",
+                stats.packets_not_allowed,
+            ),
+            (
+                "streams_not_allowed_total",
+                "Connections from outside SIDECAR_GOSSIP_ALLOW.",
+                stats.streams_not_allowed,
+            ),
+            (
+                "entries_skipped_total",
+                "Invalid entries in peers' tables.",
+                stats.entries_skipped,
+            ),
+            (
+                "pings_for_others_total",
+                "Pings meant for another host at this address.",
+                node.pings_for_others + stats.stream_pings_for_others,
+            ),
+            (
                 "streams_opened_total",
                 "Connections opened.",
                 stats.streams_out,
@@ -333,3 +353,6 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@
 //! | `probe` | failure detection and answering for it |
 //! | `suspicion`, `awareness` | how long and how hard we doubt |
 //! | `gossip`, `queue` | what is sent to whom and how often |
+//! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 
 mod awareness;
@@ -27,6 +28,7 @@ mod inspect;
 mod membership;
 mod probe;
 mod queue;
+mod subnet;
 mod suspicion;
 mod sync;
 mod table;
@@ -44,9 +46,11 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 pub use self::config::{
-    Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile, STREAM_USER_BYTES_MAX,
+    CLUSTER_NAME_BYTES_MAX, Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile,
+    STREAM_USER_BYTES_MAX,
 };
 pub use self::counters::Counters;
+pub use self::subnet::{Subnet, SubnetError};
 pub use self::sync::MergeError;
 pub use self::table::Member;
 

@@ -23,7 +23,11 @@ pub fn write(cluster_name: &str) -> anyhow::Result<String> {
         ",\"State\":\"Running\",\"Generation\":{GENERATION}}}"
     ));
     if meta.len() > META_BYTES_MAX {
-        bail!("SIDECAR_CLUSTER_NAME is too long: at most about 450 bytes fit gossip metadata");
+        bail!(
+            "SIDECAR_CLUSTER_NAME={cluster_name:?} takes {} bytes as JSON in gossip metadata: \
+             expected at most {META_BYTES_MAX}, so keep to printable characters",
+            meta.len()
+        );
     }
     Ok(meta)
 }
