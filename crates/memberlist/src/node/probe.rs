@@ -17,6 +17,9 @@ use crate::wire::message::{
 const TCP_PING_VERSION: u8 = 3;
 /// Protocol version from which a relay sends nacks.
 const NACK_VERSION: u8 = 4;
+/// Suspects reminded at the same time. When more are out of reach the trouble is ours or a large one,
+/// and a table full of forged members must not make us send more than a few datagrams.
+const REMINDED_MAX: usize = 4;
 
 /// The round in flight.
 #[derive(Debug)]
@@ -211,7 +214,9 @@ impl Node {
     /// or dead. An interruption shorter than that kills nobody.
     fn arm_reminder(&mut self, now: Instant, name: String) {
         let suspect = |entry: &Entry| entry.suspicion.is_some() && entry.incarnation < u32::MAX;
-        if self.table.find(&name).is_some_and(suspect) {
+        let armed = self.timers.iter();
+        let reminded = armed.filter(|(_, timer)| matches!(timer, Timer::Reminder(_)));
+        if reminded.count() < REMINDED_MAX && self.table.find(&name).is_some_and(suspect) {
             let at = now + self.config.probe_interval;
             self.timers.arm(Timer::Reminder(name), at);
         }

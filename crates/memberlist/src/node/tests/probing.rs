@@ -294,6 +294,29 @@ fn whoever_could_not_reach_a_suspect_reminds_it_until_it_refutes() {
 }
 
 #[test]
+fn few_suspects_are_reminded_however_many_there_are() {
+    let mut bench = Bench::with(|config| {
+        config.gossip_interval = Duration::ZERO;
+        config.push_pull_interval = Duration::ZERO;
+        config.rejoin_interval = Duration::ZERO;
+        config.eager_bytes_per_interval = 0;
+        config.awareness_max_multiplier = 1;
+    });
+    bench.node.config.probe_interval = Duration::from_secs(1);
+    bench.node.timers.cancel(&super::super::timers::Timer::ProbeTick);
+    bench.fill(20);
+    bench.transmits();
+    for id in 2..=20 {
+        bench.node.start_probe(bench.now, format!("n{id}"));
+        bench.pass(MS * 1000);
+    }
+    bench.transmits();
+    let before = bench.node.counters().suspects_reminded;
+    bench.pass(MS * 1000);
+    assert_eq!(bench.node.counters().suspects_reminded - before, 4);
+}
+
+#[test]
 fn a_ping_is_answered_to_whom_it_may_concern() {
     let from = |last, node: &str| {
         Some(Source {
