@@ -73,15 +73,10 @@ pub(crate) fn failures(stats: &Stats) -> u64 {
     stats.malformed.values().sum()
 }
 
-/// Waits until nothing but this has been counted as bad input.
+/// Waits until this has been counted as bad input, and nothing else.
 pub(crate) async fn counted(what: &str, member: &Handle, expected: &[(&'static str, u64)]) {
     let so = || member.stats().malformed.into_iter().eq(expected.to_vec());
-    let looks = std::cell::Cell::new(0_u64);
-    until(&format!("{what}: {expected:?}"), || {
-        looks.set(looks.get() + 1);
-        so()
-    })
-    .await;
+    until(&format!("{what}: {expected:?}"), so).await;
 }
 
 pub(crate) fn entry(name: &str, incarnation: u32) -> PushNode {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use memberlist::node::Event;
+use memberlist::node::{Event, StreamRequest};
 use memberlist::wire::{
     ClusterFilter, Message, NodeState, PUSH_NODES_MAX, PushNode, RawIp, decode_packet,
     encode_message,
@@ -116,6 +116,43 @@ fn a_thousand_ghosts_are_believed_probed_and_forgotten_at_our_own_pace() {
     let left = bench.events();
     assert_eq!(left.len(), 1000);
     assert!(left.iter().all(|event| matches!(event, Event::Left(_))));
+}
+
+/// A partition may be long, so the dead are looked for where they were; but not all there ever were.
+#[test]
+fn of_a_thousand_forgotten_members_256_are_looked_for() {
+    let mut bench = Bench::quiet(|config| {
+        config.probe_interval = 10 * MS;
+        config.gossip_to_the_dead = 10 * MS;
+        config.rejoin_interval = 1000 * MS;
+    });
+    for number in 0..1000_u32 {
+        let mut ghost = alive(2, 1);
+        ghost.node = format!("ghost-{number}");
+        ghost.addr = RawIp::V4([10, 66, (number >> 8) as u8, number as u8]);
+        let death = dead(&ghost.node, 1, "n3");
+        bench.receive(&Message::Alive(ghost));
+        bench.receive(&death);
+    }
+    bench.pass(500 * MS);
+    assert_eq!(
+        bench.node.push_pull(false).nodes.len(),
+        1,
+        "all are forgotten"
+    );
+    bench.requests();
+    let mut tried = BTreeSet::new();
+    for _ in 0..1500 {
+        bench.pass(1000 * MS);
+        let requests = bench.requests();
+        assert!(requests.len() <= 6, "{requests:?}");
+        tried.extend(requests.into_iter().map(|request| match request {
+            StreamRequest::PushPull { to, join: false } => to,
+            other => panic!("{other:?}"),
+        }));
+        bench.transmits();
+    }
+    assert_eq!(tried.len(), 256);
 }
 
 #[test]

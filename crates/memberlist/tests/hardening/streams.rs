@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memberlist::wire::{Message, StreamMessage, encode_message, encode_stream};
-use memberlist::{Delegate, NodeState};
+use memberlist::{Delegate, Event, Key, Keyring, NodeState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::bench::{MS, in_time, loopback, map, ping, start, start_with, until};
+use crate::bench::{MS, event, in_time, loopback, map, ping, start, start_with, until};
 use crate::hostile::{
     acked, ask, connect, count, counted, entry, exchange, exchange_head, failures, socket,
     until_end,
@@ -93,13 +93,47 @@ async fn r19_whoever_dawdles_is_cut_at_the_deadline_and_lets_go_of_everything() 
     assert_eq!(a.stats().streams_in, 5);
 }
 
-/// More than the buffers between us hold.
-struct Long;
+/// Noise of so many bytes.
+struct Long(u64);
 
 impl Delegate for Long {
     fn local_state(&self, _join: bool) -> Bytes {
-        let noise = (0..16_u64 << 20).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8);
+        let noise = (0..self.0).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8);
         noise.collect()
+    }
+}
+
+/// What is opened apart from the connection's own task is opened all the same.
+#[tokio::test]
+async fn long_states_are_exchanged_whatever_is_around_them() {
+    for (compression, fill, label) in [
+        (false, None, ""),
+        (true, None, ""),
+        (true, None, "blue"),
+        (false, Some(1), ""),
+        (true, Some(1), "blue"),
+    ] {
+        let config = |name| {
+            let mut config = loopback(name);
+            config.compression = compression;
+            config.label = label.to_owned();
+            config.keyring = fill
+                .and_then(|fill| Key::new(&[fill; 32]).ok())
+                .map(Keyring::new);
+            config
+        };
+        let (a, mut a_events) = start_with(config("a"), Arc::new(Long(200_000))).await;
+        let (b, mut b_events) = start_with(config("b"), Arc::new(Long(200_000))).await;
+        let outcome = a.join(&[b.local_addr()]).await;
+        assert_eq!(outcome.contacted, 1, "{outcome:?}");
+        for events in [&mut a_events, &mut b_events] {
+            let state = event(events, |event| match event {
+                Event::RemoteState { state, .. } => Some(state),
+                _ => None,
+            });
+            assert_eq!(state.await, Long(200_000).local_state(true));
+        }
+        assert_eq!((failures(&a.stats()), failures(&b.stats())), (0, 0));
     }
 }
 
@@ -108,7 +142,8 @@ async fn r19_whoever_does_not_read_our_answer_is_cut_at_the_deadline() {
     let mut config = loopback("a");
     config.tcp_timeout = 500 * MS;
     config.compression = false;
-    let (a, _events) = start_with(config, Arc::new(Long)).await;
+    // More than the buffers between us hold.
+    let (a, _events) = start_with(config, Arc::new(Long(16 << 20))).await;
     let mut stream = connect(2, a.local_addr()).await;
     let request = exchange(vec![entry("ghost", 1)], Bytes::new(), false);
     stream.write_all(&request).await.expect("written");
@@ -287,8 +322,8 @@ async fn r24_who_is_in_no_network_of_ours_is_not_heard() {
     })
     .await;
     b.broadcast(None, Bytes::from_static(b"familiar"));
-    let first = crate::bench::event(&mut events, |event| match event {
-        memberlist::Event::Message(bytes) => Some(bytes),
+    let first = event(&mut events, |event| match event {
+        Event::Message(bytes) => Some(bytes),
         _ => None,
     });
     assert_eq!(first.await, "familiar");
