@@ -116,6 +116,11 @@ impl Digest {
     }
 }
 
+/// The bucket this record falls into, below [`BUCKETS`].
+pub fn bucket_of(record: &Service) -> usize {
+    Identity::of(&record.hostname, &record.id).bucket()
+}
+
 /// A set of buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Buckets {
@@ -126,14 +131,21 @@ pub struct Buckets {
 pub const BUCKETS_BYTES: usize = BUCKETS / 8;
 
 impl Buckets {
-    fn insert(&mut self, bucket: usize) {
+    /// Adds a bucket, below [`BUCKETS`].
+    pub fn insert(&mut self, bucket: usize) {
         self.bits[bucket / 64] |= 1 << (bucket % 64);
     }
 
-    /// Whether the record of this identity falls into one of them.
+    /// Whether this record falls into one of them.
     pub fn contain(&self, record: &Service) -> bool {
-        let bucket = Identity::of(&record.hostname, &record.id).bucket();
+        let bucket = bucket_of(record);
         self.bits[bucket / 64] & (1 << (bucket % 64)) != 0
+    }
+
+    /// The buckets, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> {
+        let present = |bucket: &usize| self.bits[bucket / 64] & (1 << (bucket % 64)) != 0;
+        (0..BUCKETS).filter(present)
     }
 
     /// How many there are.

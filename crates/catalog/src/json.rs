@@ -8,7 +8,7 @@
 mod decode;
 mod encode;
 
-pub use decode::{DecodeError, decode_service, decode_state};
+pub use decode::{DecodeError, decode_records, decode_service, decode_state};
 pub use encode::{
     encode_by_name, encode_change_event, encode_replica, encode_service, encode_service_list,
     encode_services, encode_state, indent, write_text,

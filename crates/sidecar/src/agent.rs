@@ -13,13 +13,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use catalog::{Snapshot, json};
+use memberlist::Member;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     cluster::{
-        join, metadata,
+        exchange, join,
+        metadata::{self, Kind},
         registry::{self, Command, Counters, Inputs, Registry},
         replica::Replica,
     },
@@ -58,13 +60,28 @@ struct Agent {
     shutdown: CancellationToken,
 }
 
-/// Gives gossip the state that a full exchange carries.
+/// Gives gossip what a state exchange carries.
 struct Replicated(watch::Receiver<Arc<Snapshot>>);
 
 impl memberlist::Delegate for Replicated {
     fn local_state(&self, _join: bool) -> Bytes {
         let snapshot = self.0.borrow().clone();
         Bytes::from(json::encode_replica(&snapshot))
+    }
+
+    fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
+        match peer {
+            Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
+                let snapshot = self.0.borrow().clone();
+                exchange::opening(&snapshot)
+            }
+            _ => self.local_state(join),
+        }
+    }
+
+    fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
+        let snapshot = self.0.borrow().clone();
+        exchange::reply(&snapshot, theirs)
     }
 }
 

@@ -128,6 +128,19 @@ impl Metrics {
             let name = format!("sidecar_records_{name}_total");
             text.single(&name, "counter", help, counter.load(Ordering::Relaxed));
         }
+        let name = "sidecar_exchanges_total";
+        text.family(
+            name,
+            "counter",
+            "State exchanges begun with agents of our kind, by whether both knew the same.",
+        );
+        for (result, counter) in [
+            ("same", &counters.exchanges_same),
+            ("different", &counters.exchanges_different),
+        ] {
+            let count = counter.load(Ordering::Relaxed);
+            text.line(format_args!("{name}{{result=\"{result}\"}} {count}"));
+        }
         text.single(
             "sidecar_changes_total",
             "counter",

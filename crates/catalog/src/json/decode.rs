@@ -56,6 +56,18 @@ pub fn decode_state(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, D
     Ok(records)
 }
 
+/// Reads a list of records. A record that is bad is returned as its error and does not hide the
+/// others.
+///
+/// # Errors
+/// When the text is no JSON array.
+pub fn decode_records(bytes: &[u8]) -> Result<Vec<Result<Service, DecodeError>>, DecodeError> {
+    match value(bytes)? {
+        Value::Array(records) => Ok(records.iter().map(service).collect()),
+        other => Err(shape("records", &other, "an array")),
+    }
+}
+
 /// Bytes that are no UTF-8 become U+FFFD, as in Go: one peer's odd label must not make a whole state
 /// document unreadable.
 fn value(bytes: &[u8]) -> Result<Value, DecodeError> {

@@ -46,10 +46,11 @@ pub(super) enum Command {
         payload: Bytes,
     },
     Seeds(Vec<SocketAddr>),
-    /// Our side of a state exchange, without the application's state.
+    /// Our side of a state exchange, without the application's state, and who is at this address.
     PushPull {
         join: bool,
-        reply: oneshot::Sender<PushPull>,
+        peer: Option<SocketAddr>,
+        reply: oneshot::Sender<(PushPull, Option<Member>)>,
     },
     Merge {
         remote: PushPull,
@@ -192,7 +193,10 @@ impl Core {
             Command::Broadcast { key, payload } => self.node.broadcast(key, payload),
             Command::Seeds(seeds) => self.node.add_seeds(now, &seeds),
             // Who asked may have given up meanwhile; then nobody reads the answer.
-            Command::PushPull { join, reply } => drop(reply.send(self.node.push_pull(join))),
+            Command::PushPull { join, peer, reply } => {
+                let peer = peer.and_then(|addr| self.node.member_at(addr));
+                drop(reply.send((self.node.push_pull(join), peer)));
+            }
             Command::Merge {
                 remote,
                 join,

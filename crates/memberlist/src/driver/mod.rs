@@ -44,11 +44,26 @@ pub use crate::node::{Config, Event, Member};
 /// Requests of the application and of streams waiting for the core.
 const COMMANDS_MAX: usize = 4096;
 
-/// What the application contributes to state exchanges.
+/// What the application contributes to state exchanges. All methods are called on blocking threads,
+/// possibly several at once.
 pub trait Delegate: Send + Sync + 'static {
-    /// Our whole application state for a state exchange; empty for none. Called on a blocking
-    /// thread, possibly several at once. `join` tells whether the exchange is an explicit join.
+    /// Our whole application state for a state exchange; empty for none. `join` tells whether the
+    /// exchange is an explicit join.
     fn local_state(&self, join: bool) -> Bytes;
+
+    /// What to say to a member we turn to, when less than everything will do. `peer` is what we
+    /// know of it, nothing before we have met. The default says everything.
+    fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
+        let _ = peer;
+        self.local_state(join)
+    }
+
+    /// What to reply to `theirs`, the state a member has sent. It is merged only afterwards. The
+    /// default says everything.
+    fn reply(&self, theirs: &Bytes, join: bool) -> Bytes {
+        let _ = theirs;
+        self.local_state(join)
+    }
 }
 
 /// Why nothing was started.
@@ -223,6 +238,28 @@ impl Handle {
         self.inner
             .tasks
             .spawn(cancel.run_until_cancelled_owned(exchange));
+    }
+
+    /// Sends messages to one member, by stream, one after the other in the background. What cannot be
+    /// delivered is dropped and counted.
+    pub fn send(&self, to: SocketAddr, payloads: Vec<Bytes>) {
+        let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
+        let sending = async move {
+            for payload in payloads {
+                let request = StreamRequest::User { to, payload };
+                streams.carry_out(request).await;
+            }
+        };
+        self.inner
+            .tasks
+            .spawn(cancel.run_until_cancelled_owned(sending));
+    }
+
+    /// What we believe of a member that is alive or suspect.
+    pub fn member(&self, name: &str) -> Option<Member> {
+        let members = self.inner.members.borrow();
+        let at = members.binary_search_by(|member| member.name.as_str().cmp(name));
+        Some(members[at.ok()?].clone())
     }
 
     /// Everyone alive or suspect, ourselves included, ordered by name. A snapshot.

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -62,6 +63,14 @@ impl std::fmt::Debug for Streams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Streams").finish_non_exhaustive()
     }
+}
+
+/// Whose turn it is in a state exchange.
+enum Turn {
+    /// We begin.
+    Opening { to: SocketAddr, join: bool },
+    /// They began, with this application state.
+    Reply { theirs: Bytes, join: bool },
 }
 
 impl Streams {
@@ -130,15 +139,22 @@ impl Streams {
 
     /// Our table and the application's state, ready to be written. Serialising, compressing and
     /// encrypting take long enough to keep them off the threads that answer pings.
-    async fn our_side(&self, join: bool, side: StreamSide) -> Result<Vec<u8>, StreamError> {
+    async fn our_side(&self, turn: Turn) -> Result<Vec<u8>, StreamError> {
+        let (join, peer, side) = match &turn {
+            Turn::Opening { to, join } => (*join, Some(*to), StreamSide::Dialling),
+            Turn::Reply { join, .. } => (*join, None, StreamSide::Accepting),
+        };
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::PushPull { join, reply }).await?;
-        let mut ours = answer.await.map_err(|_| StreamError::Stopped)?;
+        self.tell(Command::PushPull { join, peer, reply }).await?;
+        let (mut ours, peer) = answer.await.map_err(|_| StreamError::Stopped)?;
         let delegate = self.delegate.clone();
         let (cluster, compress) = (self.config.cluster_name.clone(), self.config.compression);
         let envelope = self.security.envelope();
         let sealed = tokio::task::spawn_blocking(move || {
-            ours.user_state = delegate.local_state(join);
+            ours.user_state = match turn {
+                Turn::Opening { .. } => delegate.opening(peer.as_ref(), join),
+                Turn::Reply { theirs, .. } => delegate.reply(&theirs, join),
+            };
             let ours = StreamMessage::PushPull(ours);
             encode(&ours, &cluster, compress, &envelope, side)
         });

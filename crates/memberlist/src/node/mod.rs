@@ -433,6 +433,13 @@ impl Node {
         self.table.find(name).map(table::Entry::member)
     }
 
+    /// The live node at an address.
+    pub fn member_at(&self, addr: SocketAddr) -> Option<Member> {
+        let mut entries = self.table.iter();
+        let at = entries.find(|entry| entry.is_live() && entry.addr() == addr);
+        at.map(table::Entry::member)
+    }
+
     /// What has happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::{
+    exchange,
     introductions::Introductions,
     metadata,
     replica::{Effects, Replica},
@@ -75,6 +76,10 @@ pub struct Counters {
     pub records_broadcast: AtomicU64,
     /// Changes that readers saw.
     pub changes: AtomicU64,
+    /// State exchanges begun here in which both knew the same.
+    pub exchanges_same: AtomicU64,
+    /// State exchanges begun here that found a difference.
+    pub exchanges_different: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, number: usize) {
@@ -221,9 +226,12 @@ impl Registry {
         }
     }
 
-    fn record(&mut self, payload: &[u8], now: Now) -> Effects {
+    fn record(&mut self, payload: &Bytes, now: Now) -> Effects {
         if payload.is_empty() {
             return Effects::default();
+        }
+        if exchange::Message::is(payload) {
+            return self.exchange(payload, now);
         }
         add(&self.counters.records_received, 1);
         match json::decode_service(payload) {
@@ -235,31 +243,107 @@ impl Registry {
         }
     }
 
-    fn remote_state(&mut self, state: &[u8], join: bool, now: Now) -> Effects {
+    fn remote_state(&mut self, state: &Bytes, join: bool, now: Now) -> Effects {
+        if exchange::Message::is(state) {
+            return self.exchange(state, now);
+        }
+        self.introductions.exchanged();
         let records = match json::decode_state(state) {
-            Ok(records) => records,
+            Ok(records) => self.readable(records, now),
             Err(error) => {
                 self.undecodable("state", &error, now);
                 return Effects::default();
             }
         };
-        self.introductions.exchanged();
         debug!(records = records.len(), join, "merging a peer's state");
+        self.replica.exchanged(records, now).0
+    }
+
+    /// One step of an exchange with another agent of ours.
+    fn exchange(&mut self, bytes: &Bytes, now: Now) -> Effects {
+        let message = match exchange::Message::decode(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                add(&self.counters.records_undecodable, 1);
+                if self.complaints.allows("exchange", now.monotonic) {
+                    warn!(%error, "dropped a peer's message");
+                }
+                return Effects::default();
+            }
+        };
+        match message {
+            // Whoever was asked has replied already.
+            exchange::Message::Root(_) => Effects::default(),
+            exchange::Message::Same => {
+                self.introductions.exchanged();
+                add(&self.counters.exchanges_same, 1);
+                Effects::default()
+            }
+            exchange::Message::Digest { from, digest } => {
+                self.introductions.exchanged();
+                add(&self.counters.exchanges_different, 1);
+                let offers = exchange::offers(self.replica.snapshot(), &digest);
+                debug!(peer = from, offers = offers.len(), "catalogs differ");
+                self.send(&from, offers);
+                Effects::default()
+            }
+            exchange::Message::Offer {
+                from,
+                buckets,
+                records,
+            } => {
+                let records = self.records(&records, now);
+                let (effects, better) = self.replica.offered(&buckets, records, now);
+                self.answer(&from, &better);
+                effects
+            }
+            exchange::Message::Answer { from, records } => {
+                let records = self.records(&records, now);
+                let (effects, better) = self.replica.exchanged(records, now);
+                self.answer(&from, &better);
+                effects
+            }
+        }
+    }
+
+    fn answer(&self, to: &str, records: &[Arc<Service>]) {
+        self.send(to, exchange::answers(self.replica.hostname(), records));
+    }
+
+    /// The readable records of a list.
+    fn records(&mut self, list: &[u8], now: Now) -> Vec<Service> {
+        match json::decode_records(list) {
+            Ok(records) => self.readable(records, now),
+            Err(error) => {
+                self.undecodable("list of records", &error, now);
+                Vec::new()
+            }
+        }
+    }
+
+    fn readable(
+        &mut self,
+        records: Vec<Result<Service, json::DecodeError>>,
+        now: Now,
+    ) -> Vec<Service> {
         add(&self.counters.records_received, records.len());
-        let mut all = Effects::default();
+        let mut readable = Vec::with_capacity(records.len());
         for record in records {
             match record {
-                Ok(record) => {
-                    let effects = self.replica.remote(record, now);
-                    all.broadcasts.extend(effects.broadcasts);
-                    all.changes.extend(effects.changes);
-                    all.rejected.extend(effects.rejected);
-                    all.foreign.extend(effects.foreign);
-                }
+                Ok(record) => readable.push(record),
                 Err(error) => self.undecodable("record", &error, now),
             }
         }
-        all
+        readable
+    }
+
+    fn send(&self, to: &str, messages: Vec<Bytes>) {
+        if messages.is_empty() {
+            return;
+        }
+        if let Some(member) = self.gossip.member(to) {
+            self.gossip.send(member.addr, messages);
+        }
     }
 
     fn undecodable(&mut self, what: &str, error: &json::DecodeError, now: Now) {

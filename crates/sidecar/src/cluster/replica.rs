@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{Applied, Author, Change, Now, Rejected, Service, State, Status, Timestamp};
+use catalog::{Applied, Author, Buckets, Change, Now, Rejected, Service, State, Status, Timestamp};
 
 use super::metadata::Kind;
 use crate::{discovery::SourceName, health::LocalUpdate};
@@ -32,6 +32,9 @@ const REFRESH_SPREAD: Duration = Duration::from_secs(10);
 /// the age of their stamps.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 
+/// When an exchange brings more news than this, none of them are passed on by gossip.
+const PASSED_ON_MAX: usize = 64;
+
 /// Identity of an instance: host and ID.
 type Key = (String, String);
 
@@ -46,6 +49,15 @@ pub struct Effects {
     pub rejected: Vec<(Service, Rejected)>,
     /// Records under this host's name that another live program announces.
     pub foreign: Vec<Service>,
+}
+
+impl Effects {
+    fn extend(&mut self, more: Self) {
+        self.broadcasts.extend(more.broadcasts);
+        self.changes.extend(more.changes);
+        self.rejected.extend(more.rejected);
+        self.foreign.extend(more.foreign);
+    }
 }
 
 /// An instance this host announces.
@@ -186,6 +198,41 @@ impl Replica {
             self.merge(record, now, &mut effects);
         }
         effects
+    }
+
+    /// Takes in records of an exchange, and returns those we can beat, as we hold them.
+    ///
+    /// What an exchange brings is old news to whoever sent it: a little of it is passed on at once,
+    /// in case it is news to others; a lot is what we have missed, and the others have not.
+    pub fn exchanged(&mut self, records: Vec<Service>, now: Now) -> (Effects, Vec<Arc<Service>>) {
+        let mut all = Effects::default();
+        let mut better = Vec::new();
+        for record in records {
+            let key = key_of(&record);
+            all.extend(self.remote(record.clone(), now));
+            let held = self.state.record(&key.0, &key.1);
+            better.extend(held.filter(|held| held.supersedes(&record)).cloned());
+        }
+        if all.broadcasts.len() > PASSED_ON_MAX {
+            all.broadcasts
+                .retain(|record| record.hostname == self.hostname);
+        }
+        (all, better)
+    }
+
+    /// Takes in all live records that a peer holds in some buckets, and returns what it lacks.
+    pub fn offered(
+        &mut self,
+        buckets: &Buckets,
+        records: Vec<Service>,
+        now: Now,
+    ) -> (Effects, Vec<Arc<Service>>) {
+        let offered: BTreeSet<Key> = records.iter().map(key_of).collect();
+        let (effects, mut better) = self.exchanged(records, now);
+        let ours = self.state.snapshot().records_in(buckets);
+        let lacking = ours.filter(|held| !held.is_tombstone() && !offered.contains(&key_of(held)));
+        better.extend(lacking.cloned());
+        (effects, better)
     }
 
     /// A member joined, returned or changed its metadata.

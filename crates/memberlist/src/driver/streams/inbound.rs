@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::budget::{Reserved, held};
-use super::{StreamError, Streams};
+use super::{StreamError, Streams, Turn};
 use crate::driver::core::Command;
 use crate::wire::message::{Ack, PushPull, StreamMessage};
 use crate::wire::{StreamSide, WireError};
@@ -94,7 +94,8 @@ impl Streams {
             .map_err(|_| StreamError::Busy)?;
         let join = remote.join;
         // Ours is written before theirs is merged: a restarted peer must see what we remember.
-        let ours = self.our_side(join, StreamSide::Accepting).await?;
+        let theirs = remote.user_state.clone();
+        let ours = self.our_side(Turn::Reply { theirs, join }).await?;
         // A peer that does not read makes us keep it for a while.
         let mut for_ours = self.reserve();
         for_ours.grow_to(ours.len())?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{StreamError, Streams};
+use super::{StreamError, Streams, Turn};
 use crate::driver::core::Command;
 use crate::driver::sockets;
 use crate::node::StreamRequest;
@@ -72,7 +72,7 @@ impl Streams {
             .await
             .map_err(|_| StreamError::Stopped)?;
         let mut stream = self.dial(to).await?;
-        let ours = self.our_side(join, StreamSide::Dialling).await?;
+        let ours = self.our_side(Turn::Opening { to, join }).await?;
         self.write(&mut stream, &ours).await?;
         let (reply, reserved) = self.read(&mut stream, StreamSide::Accepting).await?;
         let remote = match reply {

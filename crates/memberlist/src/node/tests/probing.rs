@@ -303,7 +303,10 @@ fn few_suspects_are_reminded_however_many_there_are() {
         config.awareness_max_multiplier = 1;
     });
     bench.node.config.probe_interval = Duration::from_secs(1);
-    bench.node.timers.cancel(&super::super::timers::Timer::ProbeTick);
+    bench
+        .node
+        .timers
+        .cancel(&super::super::timers::Timer::ProbeTick);
     bench.fill(20);
     bench.transmits();
     for id in 2..=20 {

@@ -1,0 +1,298 @@
+//! How two of our agents bring their catalogs together: a few bytes when they agree, and only what
+//! differs when they do not. Pure: bytes and snapshots go in, bytes come out.
+//!
+//! ```text
+//! A → B  root      one number over all live records        (opening of a state exchange)
+//! B → A  same                                              (its reply: that was all)
+//!    or  digest    a number for each of 1,024 buckets
+//! A → B  offer     the buckets that differ, and A's live records in them
+//! B → A  answer    B's records of those buckets that A lacks or has older
+//! A → B  answer    what of that A knows better
+//! ```
+//!
+//! Offers and answers travel as messages by stream, in pieces. Whoever receives a record that it can
+//! beat sends its own back, tombstones included; so a host that slept cannot raise the dead. Each
+//! step is a use of the ordinary merge: a message that is lost, doubled or late does no harm, and
+//! the next exchange begins anew.
+//!
+//! The first exchange of a join, and every one with a Go Sidecar, carries whole states as JSON.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use catalog::{BUCKETS_BYTES, Buckets, Digest, Service, Snapshot, bucket_of, json};
+use memberlist::STREAM_USER_BYTES_MAX;
+
+/// First byte of ours: JSON never begins with it.
+const MAGIC: u8 = 1;
+const ROOT: u8 = b'R';
+const SAME: u8 = b'S';
+const DIGEST: u8 = b'D';
+const OFFER: u8 = b'O';
+const ANSWER: u8 = b'A';
+
+/// Bytes of records in one message; half of what travels by stream.
+const PIECE_BYTES: usize = 512 * 1024;
+/// What a message holds beside its records, at most.
+const OVERHEAD_BYTES: usize = 1024;
+/// What is sent in answer to one message at most; the rest comes with the next exchange.
+const PIECES_MAX: usize = 64;
+
+/// What an agent says to another in an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// All that the sender knows, in one number.
+    Root(u64),
+    /// The root is ours, too.
+    Same,
+    /// The buckets of `from`, who was asked.
+    Digest {
+        /// Name of the sender.
+        from: String,
+        /// What it knows.
+        digest: Box<Digest>,
+    },
+    /// Records of the buckets that differ.
+    Offer {
+        /// Name of the sender.
+        from: String,
+        /// The buckets this is about.
+        buckets: Buckets,
+        /// The sender's live records in them, as JSON.
+        records: Bytes,
+    },
+    /// Records that the receiver lacks or has older.
+    Answer {
+        /// Name of the sender.
+        from: String,
+        /// As JSON.
+        records: Bytes,
+    },
+}
+
+/// Why a message of an exchange was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message of an exchange that cannot be read: {what}")]
+pub struct Unreadable {
+    what: &'static str,
+}
+
+impl Message {
+    /// Whether these bytes are such a message and not JSON.
+    pub fn is(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&MAGIC)
+    }
+
+    /// As it travels.
+    pub fn encode(&self) -> Bytes {
+        let mut out = vec![MAGIC];
+        match self {
+            Self::Root(root) => {
+                out.push(ROOT);
+                out.extend(root.to_le_bytes());
+            }
+            Self::Same => out.push(SAME),
+            Self::Digest { from, digest } => {
+                out.push(DIGEST);
+                write_name(&mut out, from);
+                out.extend(digest.to_bytes());
+            }
+            Self::Offer {
+                from,
+                buckets,
+                records,
+            } => {
+                out.push(OFFER);
+                write_name(&mut out, from);
+                out.extend(buckets.to_bytes());
+                out.extend_from_slice(records);
+            }
+            Self::Answer { from, records } => {
+                out.push(ANSWER);
+                write_name(&mut out, from);
+                out.extend_from_slice(records);
+            }
+        }
+        out.into()
+    }
+
+    /// Reads one. Whether the records in it can be read is seen later.
+    ///
+    /// # Errors
+    /// It is cut off, too long, or of no known kind.
+    pub fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
+        let unreadable = |what| Unreadable { what };
+        let rest = match bytes.get(..2) {
+            Some(&[MAGIC, _]) => bytes.slice(2..),
+            _ => return Err(unreadable("no head")),
+        };
+        match bytes[1] {
+            ROOT => {
+                let root = <[u8; 8]>::try_from(&rest[..]).map_err(|_| unreadable("root"))?;
+                Ok(Self::Root(u64::from_le_bytes(root)))
+            }
+            SAME if rest.is_empty() => Ok(Self::Same),
+            DIGEST => {
+                let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
+                let digest = Digest::from_bytes(&rest).ok_or_else(|| unreadable("digest"))?;
+                let digest = Box::new(digest);
+                Ok(Self::Digest { from, digest })
+            }
+            OFFER => {
+                let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
+                let buckets = rest.get(..BUCKETS_BYTES).and_then(Buckets::from_bytes);
+                let buckets = buckets.ok_or_else(|| unreadable("buckets"))?;
+                let records = rest.slice(BUCKETS_BYTES..);
+                Ok(Self::Offer {
+                    from,
+                    buckets,
+                    records,
+                })
+            }
+            ANSWER => {
+                let (from, records) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
+                Ok(Self::Answer { from, records })
+            }
+            _ => Err(unreadable("kind")),
+        }
+    }
+}
+
+fn write_name(out: &mut Vec<u8>, name: &str) {
+    // Names in gossip have at most 255 bytes.
+    let name = &name.as_bytes()[..name.len().min(255)];
+    out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(name);
+}
+
+fn read_name(bytes: &Bytes) -> Option<(String, Bytes)> {
+    let length = usize::from(*bytes.first()?);
+    let name = bytes.get(1..1 + length)?;
+    let name = std::str::from_utf8(name).ok()?.to_owned();
+    Some((name, bytes.slice(1 + length..)))
+}
+
+/// What to say first to another of our agents.
+pub fn opening(ours: &Snapshot) -> Bytes {
+    Message::Root(ours.digest.root()).encode()
+}
+
+/// What to reply to `theirs`, the opening of another agent.
+pub fn reply(ours: &Snapshot, theirs: &Bytes) -> Bytes {
+    if !Message::is(theirs) {
+        return json::encode_replica(ours).into();
+    }
+    let message = match Message::decode(theirs) {
+        Ok(Message::Root(root)) if root == ours.digest.root() => Message::Same,
+        _ => Message::Digest {
+            from: ours.hostname.to_string(),
+            digest: Box::new(Digest::clone(&ours.digest)),
+        },
+    };
+    message.encode()
+}
+
+/// What to offer to somebody with this digest.
+pub fn offers(ours: &Snapshot, theirs: &Digest) -> Vec<Bytes> {
+    let differing = ours.digest.differences(theirs);
+    let mut by_bucket: BTreeMap<usize, Vec<&Arc<Service>>> = differing
+        .iter()
+        .map(|bucket| (bucket, Vec::new()))
+        .collect();
+    let records = ours.records_in(&differing);
+    for record in records.filter(|record| !record.is_tombstone()) {
+        by_bucket.entry(bucket_of(record)).or_default().push(record);
+    }
+    let mut offers = Vec::new();
+    let mut piece = Piece::default();
+    let mut buckets = Buckets::default();
+    let from = ours.hostname.to_string();
+    let mut close = |buckets: &mut Buckets, piece: &mut Piece| {
+        let message = Message::Offer {
+            from: from.clone(),
+            buckets: std::mem::take(buckets),
+            records: piece.take(),
+        };
+        offers.push(message.encode());
+    };
+    for (bucket, records) in by_bucket {
+        buckets.insert(bucket);
+        for record in records {
+            // A bucket too large for one message is cut; what is missing is offered by nobody who
+            // lacks it, and comes with their next exchange.
+            piece.push(record);
+        }
+        if piece.is_full() {
+            close(&mut buckets, &mut piece);
+        }
+    }
+    if !buckets.is_empty() {
+        close(&mut buckets, &mut piece);
+    }
+    offers.truncate(PIECES_MAX);
+    offers
+}
+
+/// Records as answers of a bounded size each.
+pub fn answers<'a>(from: &str, records: impl IntoIterator<Item = &'a Arc<Service>>) -> Vec<Bytes> {
+    let mut answers = Vec::new();
+    let mut piece = Piece::default();
+    let close = |piece: &mut Piece| {
+        let message = Message::Answer {
+            from: from.to_owned(),
+            records: piece.take(),
+        };
+        message.encode()
+    };
+    for record in records {
+        if !piece.push(record) && !piece.is_empty() {
+            answers.push(close(&mut piece));
+            piece.push(record);
+        }
+        if piece.is_full() {
+            answers.push(close(&mut piece));
+        }
+    }
+    if !piece.is_empty() {
+        answers.push(close(&mut piece));
+    }
+    answers.truncate(PIECES_MAX);
+    answers
+}
+
+/// A JSON list of records while it is written.
+#[derive(Debug, Default)]
+struct Piece {
+    text: String,
+}
+
+impl Piece {
+    /// False when a message cannot take this record, too.
+    fn push(&mut self, record: &Service) -> bool {
+        let record = json::encode_service(record);
+        let fits = self.text.len() + record.len() + OVERHEAD_BYTES <= STREAM_USER_BYTES_MAX;
+        if fits {
+            self.text.push(if self.text.is_empty() { '[' } else { ',' });
+            self.text.push_str(&record);
+        }
+        fits
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Whether the next record should go into another message.
+    fn is_full(&self) -> bool {
+        self.text.len() >= PIECE_BYTES
+    }
+
+    fn take(&mut self) -> Bytes {
+        let mut text = std::mem::take(&mut self.text);
+        text.push_str(if text.is_empty() { "[]" } else { "]" });
+        text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests;
