@@ -35,22 +35,15 @@ impl Node {
         let mut versions = Versions::OURS;
         versions.0[3..].copy_from_slice(&[min, max, current]);
         self.incarnation = 1;
-        self.table.insert(
-            Entry {
-                name: self.config.name.clone(),
-                addr: RawIp::from(self.config.advertise),
-                port: self.config.port(),
-                meta: self.config.meta.clone(),
-                versions,
-                incarnation: self.incarnation,
-                state: NodeState::Alive,
-                state_change: now,
-                suspicion: None,
-                accused_again: None,
-                conflict_reported: None,
-            },
-            &mut self.rng,
-        );
+        let ourselves = Alive {
+            incarnation: self.incarnation,
+            node: self.config.name.clone(),
+            addr: RawIp::from(self.config.advertise),
+            port: self.config.port(),
+            meta: self.config.meta.clone(),
+            versions,
+        };
+        self.table.insert(Entry::new(ourselves, now), &mut self.rng);
         self.announce_ourselves(Origin::Ourselves);
         self.emit_joined(&self.config.name.clone());
     }
@@ -101,22 +94,8 @@ impl Node {
         }
         let first_peer = self.table.len() == 1;
         let name = alive.node.clone();
-        self.table.insert(
-            Entry {
-                name: alive.node.clone(),
-                addr: alive.addr,
-                port: alive.port,
-                meta: alive.meta.clone(),
-                versions: alive.versions,
-                incarnation: alive.incarnation,
-                state: NodeState::Alive,
-                state_change: now,
-                suspicion: None,
-                accused_again: None,
-                conflict_reported: None,
-            },
-            &mut self.rng,
-        );
+        self.table
+            .insert(Entry::new(alive.clone(), now), &mut self.rng);
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.emit_joined(&name);
         if first_peer && !self.leaving {
@@ -133,11 +112,7 @@ impl Node {
         };
         let was_live = entry.is_live();
         let meta_changed = entry.meta != alive.meta;
-        entry.versions = alive.versions;
-        entry.incarnation = alive.incarnation;
-        entry.meta = alive.meta.clone();
-        entry.addr = alive.addr;
-        entry.port = alive.port;
+        entry.update(&alive);
         entry.suspicion = None;
         if entry.state != NodeState::Alive {
             entry.state = NodeState::Alive;
@@ -174,11 +149,14 @@ impl Node {
         let Some(entry) = self.table.find_mut(name) else {
             return;
         };
-        let recently = entry.accused_again.is_some_and(|at| now - at < pause);
-        if entry.state == NodeState::Alive || entry.incarnation == u32::MAX || recently {
+        if entry.state == NodeState::Alive || entry.incarnation == u32::MAX {
             return;
         }
-        entry.accused_again = Some(now);
+        let accused_again = &mut entry.answered().accused_again;
+        if accused_again.is_some_and(|at| now - at < pause) {
+            return;
+        }
+        *accused_again = Some(now);
         let to = entry.addr();
         let suspect = Message::Suspect(Suspect {
             incarnation: entry.incarnation,
@@ -199,13 +177,11 @@ impl Node {
         let Some(entry) = self.table.find_mut(&alive.node) else {
             return;
         };
-        if entry
-            .conflict_reported
-            .is_some_and(|at| now - at < CONFLICT_PERIOD)
-        {
+        let conflict_reported = &mut entry.answered().conflict_reported;
+        if conflict_reported.is_some_and(|at| now - at < CONFLICT_PERIOD) {
             return;
         }
-        entry.conflict_reported = Some(now);
+        *conflict_reported = Some(now);
         let existing = entry.addr();
         self.events.push_back(Event::Conflict {
             name: alive.node.clone(),
@@ -250,7 +226,7 @@ impl Node {
         );
         let suspicion = Suspicion::new(span, &suspect.from, now);
         self.timers.arm(timer, suspicion.deadline());
-        entry.suspicion = Some(suspicion);
+        entry.suspicion = Some(Box::new(suspicion));
         entry.incarnation = suspect.incarnation;
         entry.state = NodeState::Suspect;
         entry.state_change = now;

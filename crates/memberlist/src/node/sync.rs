@@ -120,7 +120,6 @@ impl Node {
     }
 
     fn merge_node(&mut self, now: Instant, node: PushNode) {
-        let us = self.config.name.clone();
         match node.state {
             NodeState::Alive => self.alive(
                 now,
@@ -139,7 +138,7 @@ impl Node {
                 Suspect {
                     incarnation: node.incarnation,
                     node: node.name,
-                    from: us,
+                    from: self.config.name.clone(),
                 },
                 Origin::Peer,
             ),
