@@ -4,7 +4,7 @@
 //! ```text
 //! cargo bench -p memberlist --bench simulation -- [losses|lifeguard|detection|pace]
 //!     [--minutes N]   wall time for `losses`, default 3
-//!     [--hours N]     instead: virtual time for `losses`
+//!     [--hours N]     instead: virtual time for `losses` and `pace`
 //! ```
 #![allow(clippy::print_stdout, reason = "a bench prints its numbers")]
 
@@ -31,7 +31,7 @@ fn main() {
         arguments.get(at + 1)?.parse::<f64>().ok()
     };
     if wanted("pace") {
-        pace();
+        pace(number("--hours"));
     }
     if wanted("detection") {
         detection();
@@ -80,21 +80,54 @@ fn cluster(seed: u64, hosts: usize, change: impl Fn(&mut Config)) -> Network {
     network
 }
 
-/// Virtual seconds per second for a quiet cluster.
-fn pace() {
-    println!("# pace of the simulator");
-    for hosts in [10, 100, 1000] {
+/// Virtual seconds per second for a quiet cluster that is there at once.
+fn pace(hours: Option<f64>) {
+    println!("# pace of the simulator; no invariant looks on");
+    for hosts in [10, 100, 1000, 10_000] {
         let begin = Instant::now();
-        let mut network = cluster(1, hosts, |_| {});
+        let mut network = acquainted(1, hosts);
         let formed = begin.elapsed();
         let begin = Instant::now();
-        network.run_for(2 * MINUTE);
-        let pace = 120.0 / begin.elapsed().as_secs_f64();
+        let time = match hours {
+            Some(hours) => MINUTE.mul_f64(60.0 * hours),
+            None if hosts > 1000 => MINUTE,
+            None => 5 * MINUTE,
+        };
+        network.run_for(time);
+        let took = begin.elapsed();
+        let pace = time.as_secs_f64() / took.as_secs_f64();
         println!(
-            "{hosts:5} hosts: {pace:8.1} virtual seconds per second, formed in {formed:.1?} of wall \
-             time"
+            "{hosts:6} hosts: {pace:8.1} virtual seconds per second, {:.0} in {took:.1?}, formed in \
+             {formed:.1?}, {} datagrams, {} state exchanges, {} deaths, peak memory {}",
+            time.as_secs_f64(),
+            network.tally().delivered,
+            network.tally().exchanges,
+            network.tally().deaths_declared,
+            peak_memory(),
         );
     }
+}
+
+/// A cluster that is there at once.
+fn acquainted(seed: u64, hosts: usize) -> Network {
+    let mut network = Network::new(seed, Instant::now());
+    network.set_recording(false);
+    for id in 0..hosts {
+        let mut config = Network::config(name(id), id);
+        config.compression = false;
+        if let Err(error) = network.add(config) {
+            println!("settings: {error}");
+        }
+    }
+    network.acquaint();
+    network
+}
+
+/// Of this process so far, where the system tells.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.map_or_else(|| "unknown".to_owned(), |size| size.trim().to_owned())
 }
 
 /// 1,000 hosts, 1 % of the datagrams lost: how many live hosts are declared dead?

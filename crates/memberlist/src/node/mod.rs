@@ -20,6 +20,7 @@
 //! | `gossip`, `queue` | what is sent to whom and how often |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 
+mod acquaint;
 mod awareness;
 mod config;
 mod counters;

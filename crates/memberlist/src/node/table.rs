@@ -46,7 +46,7 @@ pub(super) struct Announced {
 /// One row of the table. Small, as a simulated cluster has a row for each pair of its hosts.
 #[derive(Debug)]
 pub(super) struct Entry {
-    announced: Arc<Announced>,
+    pub(super) announced: Arc<Announced>,
     /// When `state` changed last; metadata and incarnation do not touch it.
     pub(super) state_change: Instant,
     pub(super) suspicion: Option<Box<Suspicion>>,
@@ -205,6 +205,25 @@ impl Table {
         self.places
             .swap(place, last, |at| self.entries[at].name.as_str());
         self.entries.swap(place, last);
+    }
+
+    /// Adds those with new names, and shuffles the probe order.
+    pub(super) fn extend(
+        &mut self,
+        rows: impl ExactSizeIterator<Item = Entry>,
+        rng: &mut Pcg64Mcg,
+    ) {
+        self.entries.reserve_exact(rows.len());
+        for entry in rows {
+            // The index holds what was there before: the names in `rows` differ.
+            if self.find(&entry.name).is_none() {
+                self.entries.push(entry);
+            }
+        }
+        self.entries.shuffle(rng);
+        self.cursor = 0;
+        self.places
+            .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
     }
 
     /// The next entry to probe that is live and is not `us`. At the end of the cycle entries for

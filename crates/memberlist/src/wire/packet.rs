@@ -245,6 +245,10 @@ pub(super) fn compress(message: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Packets up to this size cannot become shorter: what is left beside the header holds no more
+/// codes of nine bits than for 21 bytes, even if all of them are equal.
+const INCOMPRESSIBLE_BYTES: usize = 22;
+
 /// Packs bare encoded messages into one datagram.
 ///
 /// It refuses what Go peers would misread and knows no other limit: keeping a datagram small is
@@ -255,6 +259,7 @@ pub struct PacketBuilder {
     lengths: Vec<u8>,
     /// The parts, one after the other.
     parts: Vec<u8>,
+    compressor: lzw::Compressor,
 }
 
 impl PacketBuilder {
@@ -312,11 +317,12 @@ impl PacketBuilder {
     /// The datagram: a single message bare, several as a compound; with `compress` compressed if
     /// that makes it shorter; with `crc` under a checksum, which only peers of protocol version 5
     /// understand. Empty, and not to be sent, when there is no message.
-    pub fn finish(&self, compress: bool, crc: bool) -> Vec<u8> {
+    pub fn finish(&mut self, compress: bool, crc: bool) -> Vec<u8> {
         if self.is_empty() {
             return Vec::new();
         }
-        let mut packet = Vec::with_capacity(self.bytes() + if crc { CRC_HEADER_BYTES } else { 0 });
+        let crc_bytes = if crc { CRC_HEADER_BYTES } else { 0 };
+        let mut packet = Vec::with_capacity(self.bytes() + crc_bytes);
         if crc {
             packet.extend_from_slice(&[type_id::CRC, 0, 0, 0, 0]);
         }
@@ -327,11 +333,14 @@ impl PacketBuilder {
             packet.extend_from_slice(&self.lengths);
         }
         packet.extend_from_slice(&self.parts);
-        if compress {
-            let compressed = self::compress(&packet[start..]);
-            if compressed.len() < packet.len() - start {
+        let plain = packet.len() - start;
+        if compress && plain > INCOMPRESSIBLE_BYTES {
+            let compressed = self.compressor.compress(&packet[start..]);
+            if body::compress_header_bytes(compressed.len()) + compressed.len() < plain {
                 packet.truncate(start);
-                packet.extend_from_slice(&compressed);
+                packet.push(type_id::COMPRESS);
+                body::encode_compress(&mut packet, compressed);
+                packet.shrink_to_fit();
             }
         }
         if crc {

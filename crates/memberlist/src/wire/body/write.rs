@@ -151,3 +151,12 @@ pub(in crate::wire) fn encode_error(out: &mut Vec<u8>, text: &str) {
 pub(in crate::wire) fn encode_compress(out: &mut Vec<u8>, data: &[u8]) {
     Writer(out).map(2).unsigned("Algo", 0).bytes("Buf", data);
 }
+
+/// Bytes of a message around `data` compressed bytes: its type and what [`encode_compress`] adds.
+pub(in crate::wire) fn compress_header_bytes(data: usize) -> usize {
+    match data {
+        0..=31 => 13,
+        32..=0xffff => 15,
+        _ => 17,
+    }
+}
