@@ -70,6 +70,7 @@ pub struct Network {
     sent: u64,
     pub(super) tally: Tally,
     record_events: bool,
+    pub(super) measuring: bool,
     trace: u64,
     pub(super) checker: Option<Box<Checker>>,
 }
@@ -101,6 +102,7 @@ impl Network {
             sent: 0,
             tally: Tally::default(),
             record_events: true,
+            measuring: false,
             trace: 0xcbf2_9ce4_8422_2325,
             checker: None,
         }
@@ -287,6 +289,13 @@ impl Network {
     /// clusters have millions.
     pub fn set_recording(&mut self, record: bool) {
         self.record_events = record;
+    }
+
+    /// Whether state exchanges hand rows over as they are instead of writing and reading them, as
+    /// long as there is no application state. Default no; for large clusters of one version and
+    /// one cluster name, when what is measured is not the exchange.
+    pub fn set_measuring(&mut self, measuring: bool) {
+        self.measuring = measuring;
     }
 
     /// `id` exchanges states with `seed` and remembers it.
