@@ -10,16 +10,18 @@
 //! shows its services as they were and nobody's clock is trusted but the origin's.
 #![warn(missing_docs)]
 
+mod digest;
 pub mod json;
 mod service;
 mod snapshot;
 mod state;
 mod timestamp;
 
+pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest};
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{
     Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected,
-    STALE_AFTER, State, TOMBSTONE_LIFESPAN,
+    STALE_AFTER, State, TOMBSTONE_LIFESPAN, Upkeep,
 };
 pub use timestamp::{InvalidTimestamp, Timestamp};

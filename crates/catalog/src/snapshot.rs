@@ -1,27 +1,36 @@
 //! What readers see: an immutable view of the whole cluster that shares structure with the last.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use rpds::RedBlackTreeMapSync;
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
-use crate::{Service, Timestamp};
+use crate::{Buckets, Digest, Service, Timestamp};
 
 /// The records of one host as readers see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRecords {
     /// Name of the host.
-    pub name: String,
+    pub name: Arc<str>,
     /// Instances by ID. Those of a dead host, and those not refreshed in time, read as tombstones.
-    pub services: BTreeMap<String, Arc<Service>>,
+    pub services: RedBlackTreeMapSync<Arc<str>, Arc<Service>>,
     /// IDs whose tombstone is derived (host dead, or record expired) and stands in no record.
-    pub derived: BTreeSet<String>,
+    pub derived: RedBlackTreeSetSync<Arc<str>>,
     /// Stamp of the newest record accepted.
     pub last_updated: Timestamp,
     /// Time of the last change that matters to a reader.
     pub last_changed: Timestamp,
+}
+
+impl HostRecords {
+    pub(crate) fn empty(name: Arc<str>) -> Self {
+        Self {
+            name,
+            services: RedBlackTreeMapSync::new_sync(),
+            derived: RedBlackTreeSetSync::new_sync(),
+            last_updated: Timestamp::EPOCH,
+            last_changed: Timestamp::EPOCH,
+        }
+    }
 }
 
 /// An immutable view of the cluster. Cloning is cheap; consecutive snapshots share what did not
@@ -33,9 +42,11 @@ pub struct Snapshot {
     /// Grows with every change that matters to a reader: consumers that reconcile compare this.
     pub changes: u64,
     /// Hosts by name.
-    pub hosts: RedBlackTreeMapSync<String, Arc<HostRecords>>,
+    pub hosts: RedBlackTreeMapSync<Arc<str>, Arc<HostRecords>>,
     /// Names of the gossip members not known dead, this host included.
-    pub members: Arc<BTreeSet<String>>,
+    pub members: RedBlackTreeSetSync<Arc<str>>,
+    /// Summary of all live records, as their origins wrote them.
+    pub digest: Arc<Digest>,
     /// Never goes back, and grows with every change that matters.
     pub last_changed: Timestamp,
     /// Name of the cluster.
@@ -51,7 +62,8 @@ impl Snapshot {
             version: 0,
             changes: 0,
             hosts: RedBlackTreeMapSync::new_sync(),
-            members: Arc::default(),
+            members: RedBlackTreeSetSync::new_sync(),
+            digest: Arc::default(),
             last_changed: Timestamp::EPOCH,
             cluster_name: cluster_name.into(),
             hostname: hostname.into(),
@@ -61,6 +73,18 @@ impl Snapshot {
     /// All instances of all hosts, ordered by host and ID, tombstones included.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.hosts.values().flat_map(|host| host.services.values())
+    }
+
+    /// All records in these buckets as their origins wrote them, ordered by host and ID; those that
+    /// readers see as derived tombstones are left out.
+    pub fn records_in(&self, buckets: &Buckets) -> impl Iterator<Item = &Arc<Service>> {
+        self.hosts.values().flat_map(|host| {
+            let records = host
+                .services
+                .iter()
+                .filter(|(id, service)| buckets.contain(service) && !host.derived.contains(*id));
+            records.map(|(_, service)| service)
+        })
     }
 
     /// One instance.

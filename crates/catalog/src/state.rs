@@ -2,6 +2,11 @@
 //!
 //! Last writer wins by the origin's stamp. What an observer concludes by itself (a host is dead, a
 //! record was not refreshed) is never written into a record; it only changes what snapshots show.
+//!
+//! A change costs the logarithm of what is held, never a walk over it: snapshots are persistent
+//! maps, deadlines stand in an ordered set, the digest is kept up to date record by record.
+
+mod held;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,16 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::held::{Held, Host, Presence};
 use crate::{HostRecords, Service, Snapshot, Status, Timestamp};
 
-/// A record that is not refreshed within this time reads as a tombstone (Go Sidecar: 80 s).
+/// A record that must be refreshed and is not within this time reads as a tombstone (Go Sidecar:
+/// 80 s).
 pub const LIFESPAN: Duration = Duration::from_secs(80);
 /// The same for draining records (Go Sidecar: 10 min).
 pub const DRAINING_LIFESPAN: Duration = Duration::from_secs(10 * 60);
-/// Tombstones are kept this long, so that older records of the dead cannot return (Go Sidecar: 3 h).
+/// Tombstones, and records of hosts that are down, are kept this long, so that older records of the
+/// dead cannot return (Go Sidecar: 3 h).
 pub const TOMBSTONE_LIFESPAN: Duration = Duration::from_secs(3 * 3600);
-/// Records with a stamp older than this are refused: the tombstone that would cover them may be
-/// forgotten (Go Sidecar: tombstone life + 1 min).
+/// Records with a stamp older than this are refused where refreshes are due: the tombstone that
+/// would cover them may be forgotten (Go Sidecar: tombstone life + 1 min).
 pub const STALE_AFTER: Duration = Duration::from_secs(3 * 3600 + 60);
 /// Records stamped further than this in the future are refused: nothing could ever override them.
 pub const FUTURE_STAMP_MAX: Duration = Duration::from_secs(10 * 60);
@@ -42,6 +50,16 @@ pub enum Author {
     /// is reported merely alive: Go owners never gossip that they drain, so their next refresh
     /// would undo it.
     Peer,
+}
+
+/// What keeps the records of a host believable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upkeep {
+    /// The host itself: its records stand as long as it is a member. The way of our own agents.
+    Membership,
+    /// Each record must be refreshed within its lifespan. The way of Go Sidecar, and of records
+    /// under a name that is no member's.
+    Refresh,
 }
 
 /// A change that matters to a reader.
@@ -76,37 +94,14 @@ pub enum Rejected {
     Future(Timestamp),
 }
 
-#[derive(Debug)]
-struct Held {
-    record: Arc<Service>,
-    received: Instant,
-    expired: bool,
-}
-
-#[derive(Debug)]
-struct Host {
-    held: BTreeMap<String, Held>,
-    last_updated: Timestamp,
-    last_changed: Timestamp,
-}
-
-impl Default for Host {
-    fn default() -> Self {
-        Self {
-            held: BTreeMap::new(),
-            last_updated: Timestamp::EPOCH,
-            last_changed: Timestamp::EPOCH,
-        }
-    }
-}
+/// When something about a record, or with an empty ID about its host, has to be looked at again.
+type Alarm = (Instant, Arc<str>, Arc<str>);
 
 /// All records this host knows. One task owns it; everybody else reads [`State::snapshot`].
 #[derive(Debug)]
 pub struct State {
-    hosts: BTreeMap<String, Host>,
-    /// Names of members declared dead or left and not back since, and since when. Kept apart from
-    /// the hosts because a late record of a dead host may arrive after the verdict.
-    down: BTreeMap<String, Instant>,
+    hosts: BTreeMap<Arc<str>, Host>,
+    alarms: BTreeSet<Alarm>,
     view: Snapshot,
 }
 
@@ -115,7 +110,7 @@ impl State {
     pub fn new(hostname: &str, cluster_name: &str) -> Self {
         Self {
             hosts: BTreeMap::new(),
-            down: BTreeMap::new(),
+            alarms: BTreeSet::new(),
             view: Snapshot::empty(hostname, cluster_name),
         }
     }
@@ -125,12 +120,15 @@ impl State {
         &self.view
     }
 
-    /// Whether a peer's record has a stamp that can be true.
+    /// Whether a peer's record has a stamp that can be true. Where nothing has to be refreshed an
+    /// old stamp is no fault.
     ///
     /// # Errors
     /// Says what is wrong with the stamp.
-    pub fn admit(record: &Service, now: Now) -> Result<(), Rejected> {
-        if record.updated < now.wall.minus(STALE_AFTER) {
+    pub fn admit(&self, record: &Service, now: Now) -> Result<(), Rejected> {
+        let host = self.hosts.get(&*record.hostname);
+        let refreshed = host.is_none_or(|host| host.upkeep() == Upkeep::Refresh);
+        if refreshed && record.updated < now.wall.minus(STALE_AFTER) {
             return Err(Rejected::Stale(record.updated));
         }
         if record.updated > now.wall.plus(FUTURE_STAMP_MAX) {
@@ -150,11 +148,18 @@ impl State {
         now: Now,
     ) -> Result<Applied, Rejected> {
         if author == Author::Peer {
-            Self::admit(&record, now)?;
+            self.admit(&record, now)?;
         }
-        let name = record.hostname.clone();
-        let host = self.hosts.entry(name.clone()).or_default();
-        if let Some(held) = host.held.get(&record.id) {
+        let host = match self.hosts.get_mut(&*record.hostname) {
+            Some(host) => host,
+            None => {
+                let name: Arc<str> = record.hostname.as_str().into();
+                let host = Host::new(name.clone());
+                self.hosts.entry(name).or_insert(host)
+            }
+        };
+        let updated = record.updated;
+        let id = if let Some((id, held)) = host.held_mut(&record.id) {
             if !record.supersedes(&held.record) {
                 return Ok(Applied::Known);
             }
@@ -164,115 +169,125 @@ impl State {
             {
                 record.status = Status::Draining;
             }
-        }
-        let id = record.id.clone();
-        host.last_updated = host.last_updated.max(record.updated);
-        let updated = record.updated;
-        let held = Held {
-            record: Arc::new(record),
-            received: now.monotonic,
-            expired: false,
+            held.renew(record, now.monotonic);
+            id
+        } else {
+            let id: Arc<str> = record.id.as_str().into();
+            host.held
+                .insert(id.clone(), Held::new(record, now.monotonic));
+            id
         };
-        host.held.insert(id.clone(), held);
-        let changes = self.present(&name, updated);
-        Ok(Applied::New(
-            changes.into_iter().find(|change| change.service.id == id),
-        ))
+        host.last_updated = host.last_updated.max(updated);
+        let change = present(&mut self.view, &mut self.alarms, host, [id], updated).pop();
+        Ok(Applied::New(change))
     }
 
-    /// A member is there (joined, or returned): its records read as they are again.
-    pub fn member_up(&mut self, name: &str, now: Now) -> Vec<Change> {
-        if Arc::make_mut(&mut self.view.members).insert(name.to_owned()) {
+    /// A member is there (joined, returned, or changed its ways): its records read as they are
+    /// again.
+    pub fn member_up(&mut self, name: &str, upkeep: Upkeep, now: Now) -> Vec<Change> {
+        let name: Arc<str> = name.into();
+        if !self.view.members.contains(&name) {
+            self.view.members.insert_mut(name.clone());
             self.view.version += 1;
         }
-        if self.down.remove(name).is_none() {
+        let host = self
+            .hosts
+            .entry(name.clone())
+            .or_insert_with(|| Host::new(name));
+        let before = std::mem::replace(&mut host.presence, Presence::Up(upkeep));
+        if before == host.presence {
             return Vec::new();
         }
         // Ages start afresh: the origin could not be heard while it was away.
-        if let Some(host) = self.hosts.get_mut(name) {
-            for held in host.held.values_mut() {
-                held.received = now.monotonic;
-                held.expired = false;
-            }
+        for held in host.held.values_mut() {
+            held.received = now.monotonic;
+            held.expired = false;
         }
-        self.present(name, now.wall)
+        let ids: Vec<Arc<str>> = host.held.keys().cloned().collect();
+        present(&mut self.view, &mut self.alarms, host, ids, now.wall)
     }
 
     /// A member died or left: its records read as tombstones until it returns.
     pub fn member_down(&mut self, name: &str, now: Now) -> Vec<Change> {
-        if Arc::make_mut(&mut self.view.members).remove(name) {
+        let name: Arc<str> = name.into();
+        if self.view.members.remove_mut(&name) {
             self.view.version += 1;
         }
-        if self.down.insert(name.to_owned(), now.monotonic).is_some() {
+        let host = self
+            .hosts
+            .entry(name.clone())
+            .or_insert_with(|| Host::new(name.clone()));
+        if matches!(host.presence, Presence::Down(_)) {
             return Vec::new();
         }
-        self.present(name, now.wall)
+        host.presence = Presence::Down(now.monotonic);
+        // Without records the verdict itself must be forgotten some time.
+        self.alarms
+            .insert((now.monotonic + TOMBSTONE_LIFESPAN, name, "".into()));
+        let ids: Vec<Arc<str>> = host.held.keys().cloned().collect();
+        present(&mut self.view, &mut self.alarms, host, ids, now.wall)
     }
 
     /// Lets time pass: records not refreshed read as tombstones, old tombstones are forgotten.
     pub fn expire(&mut self, now: Now) -> Vec<Change> {
         let mut changes = Vec::new();
-        self.down.retain(|name, since| {
-            self.hosts.contains_key(name)
-                || now.monotonic.saturating_duration_since(*since) < TOMBSTONE_LIFESPAN
-        });
-        let names: Vec<String> = self.hosts.keys().cloned().collect();
-        for name in names {
+        while self
+            .alarms
+            .first()
+            .is_some_and(|(at, ..)| *at <= now.monotonic)
+        {
+            let Some((_, name, id)) = self.alarms.pop_first() else {
+                break;
+            };
             let Some(host) = self.hosts.get_mut(&name) else {
                 continue;
             };
-            let mut touched = false;
-            let down = self.down.contains_key(&name);
-            host.held.retain(|_, held| {
-                let age = now.monotonic.saturating_duration_since(held.received);
-                let lifespan = lifespan(held.record.status);
-                let gone = held.record.is_tombstone() || held.expired || down;
-                if gone && age >= TOMBSTONE_LIFESPAN {
-                    touched = true;
-                    return false;
+            if let Some(held) = host.held.get_mut(&id) {
+                held.alarm = None;
+            }
+            if host.is_forgotten(&id, now.monotonic) {
+                if let Some(held) = host.held.remove(&id) {
+                    hide(&mut self.view, &name, &id, &held);
                 }
-                if !held.expired && !held.record.is_tombstone() && age >= lifespan {
-                    held.expired = true;
-                    touched = true;
+                if host.held.is_empty() && !matches!(host.presence, Presence::Up(_)) {
+                    self.forget_host(&name, now);
                 }
-                true
-            });
-            if !touched {
                 continue;
             }
-            if host.held.is_empty() {
-                self.hosts.remove(&name);
-                self.view.hosts.remove_mut(&name);
-                self.view.version += 1;
-                continue;
+            if host.expire(&id, now.monotonic) {
+                let (view, alarms) = (&mut self.view, &mut self.alarms);
+                changes.extend(present(view, alarms, host, [id], now.wall));
+            } else {
+                host.arm(&id, &mut self.alarms);
             }
-            changes.extend(self.present(&name, now.wall));
         }
         changes
     }
 
-    /// When [`State::expire`] next has something to do; `None` when nothing is held.
+    /// Drops a host without records. The verdict that it is down outlives them: a late record of it
+    /// must not be taken for a live one.
+    fn forget_host(&mut self, name: &Arc<str>, now: Now) {
+        let down_since = match self.hosts.get(name).map(|host| host.presence) {
+            Some(Presence::Down(since)) => Some(since),
+            _ => None,
+        };
+        if down_since.is_none_or(|since| since + TOMBSTONE_LIFESPAN <= now.monotonic) {
+            self.hosts.remove(name);
+        }
+        if self.view.hosts.remove_mut(name) {
+            self.view.version += 1;
+        }
+    }
+
+    /// When [`State::expire`] next has something to do; `None` when nothing can expire.
     pub fn next_expiry(&self) -> Option<Instant> {
-        let held = self.hosts.values().flat_map(|host| host.held.values());
-        held.map(|held| {
-            let gone = held.record.is_tombstone() || held.expired;
-            held.received
-                + if gone {
-                    TOMBSTONE_LIFESPAN
-                } else {
-                    lifespan(held.record.status)
-                }
-        })
-        .min()
+        self.alarms.first().map(|(at, ..)| *at)
     }
 
     /// The record as its origin wrote it, not as snapshots show it.
     pub fn record(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
-        self.hosts
-            .get(hostname)?
-            .held
-            .get(id)
-            .map(|held| &held.record)
+        let held = self.hosts.get(hostname)?.held.get(id);
+        held.map(|held| &held.record)
     }
 
     /// All records held for a host, as their origin wrote them.
@@ -281,68 +296,85 @@ impl State {
         host.into_iter()
             .flat_map(|host| host.held.values().map(|held| &held.record))
     }
-
-    /// Rebuilds what readers see of one host and returns what changed for them.
-    fn present(&mut self, name: &str, at: Timestamp) -> Vec<Change> {
-        let Some(host) = self.hosts.get_mut(name) else {
-            return Vec::new();
-        };
-        let down = self.down.contains_key(name);
-        let before = self.view.hosts.get(name).cloned();
-        let mut services = BTreeMap::new();
-        let mut derived = BTreeSet::new();
-        let mut changed = Vec::new();
-        for (id, held) in &host.held {
-            let old = before.as_ref().and_then(|host| host.services.get(id));
-            let hidden = (down || held.expired) && !held.record.is_tombstone();
-            let shown = if hidden {
-                entombed(&held.record, old)
-            } else {
-                held.record.clone()
-            };
-            if hidden {
-                derived.insert(id.clone());
-            }
-            if old.is_none_or(|old| old.differs_materially(&shown)) {
-                let previous = old.map_or(Status::Unknown, |old| old.status);
-                changed.push((shown.clone(), previous));
-            }
-            services.insert(id.clone(), shown);
-        }
-        if !changed.is_empty() {
-            host.last_changed = at.max(host.last_changed.next());
-            self.view.last_changed = at.max(self.view.last_changed.next());
-            self.view.changes += 1;
-        }
-        self.view.version += 1;
-        let records = HostRecords {
-            name: name.to_owned(),
-            services,
-            derived,
-            last_updated: host.last_updated,
-            last_changed: host.last_changed,
-        };
-        self.view
-            .hosts
-            .insert_mut(name.to_owned(), Arc::new(records));
-        let time = self.view.last_changed;
-        changed
-            .into_iter()
-            .map(|(service, previous)| Change {
-                service,
-                previous,
-                time,
-            })
-            .collect()
-    }
 }
 
-fn lifespan(status: Status) -> Duration {
-    match status {
-        Status::Draining => DRAINING_LIFESPAN,
-        Status::Alive | Status::Unhealthy | Status::Unknown => LIFESPAN,
-        Status::Tombstone => TOMBSTONE_LIFESPAN,
+/// Brings what readers see of these records, the digest and the alarms up to date; returns what
+/// changed for readers.
+fn present(
+    view: &mut Snapshot,
+    alarms: &mut BTreeSet<Alarm>,
+    host: &mut Host,
+    ids: impl IntoIterator<Item = Arc<str>>,
+    at: Timestamp,
+) -> Vec<Change> {
+    let mut records = view.hosts.get(&host.name).map_or_else(
+        || HostRecords::empty(host.name.clone()),
+        |records| HostRecords::clone(records),
+    );
+    let (presence, upkeep) = (host.presence, host.upkeep());
+    let mut changed = Vec::new();
+    for id in ids {
+        let Some(held) = host.held.get_mut(&id) else {
+            continue;
+        };
+        let down = matches!(presence, Presence::Down(_));
+        let hidden = (down || held.expired) && !held.record.is_tombstone();
+        let old = records.services.get(&id);
+        let shown = if hidden {
+            entombed(&held.record, old)
+        } else {
+            held.record.clone()
+        };
+        if old.is_none_or(|old| old.differs_materially(&shown)) {
+            let previous = old.map_or(Status::Unknown, |old| old.status);
+            changed.push((shown.clone(), previous));
+        }
+        if hidden {
+            records.derived.insert_mut(id.clone());
+        } else {
+            records.derived.remove_mut(&id);
+        }
+        records.services.insert_mut(id.clone(), shown);
+        let (before, now) = held.summarise(down, upkeep);
+        if before != now {
+            Arc::make_mut(&mut view.digest).replace(held.identity, before, now);
+        }
+        held.arm(presence, &host.name, &id, alarms);
     }
+    if !changed.is_empty() {
+        host.last_changed = at.max(host.last_changed.next());
+        view.last_changed = at.max(view.last_changed.next());
+        view.changes += 1;
+    }
+    view.version += 1;
+    records.last_updated = host.last_updated;
+    records.last_changed = host.last_changed;
+    if !records.services.is_empty() {
+        view.hosts.insert_mut(host.name.clone(), Arc::new(records));
+    }
+    let time = view.last_changed;
+    changed
+        .into_iter()
+        .map(|(service, previous)| Change {
+            service,
+            previous,
+            time,
+        })
+        .collect()
+}
+
+/// Takes a forgotten record out of what readers see.
+fn hide(view: &mut Snapshot, name: &Arc<str>, id: &Arc<str>, held: &Held) {
+    if held.summary != 0 {
+        Arc::make_mut(&mut view.digest).replace(held.identity, held.summary, 0);
+    }
+    if let Some(records) = view.hosts.get(name) {
+        let mut records = HostRecords::clone(records);
+        records.services.remove_mut(id);
+        records.derived.remove_mut(id);
+        view.hosts.insert_mut(name.clone(), Arc::new(records));
+    }
+    view.version += 1;
 }
 
 /// The record as a tombstone; the one shown before is shared when it says the same.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use catalog::{
-    Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, json,
+    Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, Upkeep, json,
 };
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ fn merged(records: impl IntoIterator<Item = Service>) -> Snapshot {
     };
     let mut state = State::new("web-01", "lab");
     for member in ["web-01", "web-02", "web-03"] {
-        state.member_up(member, now);
+        state.member_up(member, Upkeep::Refresh, now);
     }
     for record in records {
         state.apply(record, Author::Peer, now).unwrap();
@@ -75,14 +75,16 @@ fn stamped(mut snapshot: Snapshot, document: &Value) -> Snapshot {
     for (name, server) in document["Servers"].as_object().unwrap() {
         let host = snapshot
             .hosts
-            .get(name)
+            .get(name.as_str())
             .unwrap_or_else(|| panic!("host {name} is missing"));
         let host = HostRecords {
             last_changed: time(&server["LastChanged"]),
             last_updated: time(&server["LastUpdated"]),
             ..HostRecords::clone(host)
         };
-        snapshot.hosts.insert_mut(name.clone(), Arc::new(host));
+        snapshot
+            .hosts
+            .insert_mut(name.as_str().into(), Arc::new(host));
     }
     snapshot
 }
@@ -116,7 +118,7 @@ fn last_updated_is_the_newest_record_of_the_host() {
     let snapshot = merged(records_of_state(&text));
     let document: Value = serde_json::from_str(&text).unwrap();
     for (name, server) in document["Servers"].as_object().unwrap() {
-        let host = snapshot.hosts.get(name).unwrap();
+        let host = snapshot.hosts.get(name.as_str()).unwrap();
         assert_eq!(host.last_updated, time(&server["LastUpdated"]), "{name}");
     }
 }
@@ -154,10 +156,10 @@ fn services_after_a_host_died_come_out_as_recorded() {
         .as_object()
         .unwrap()
         .keys()
-        .cloned()
+        .map(|name| Arc::from(name.as_str()))
         .collect();
-    snapshot.members = Arc::new(members);
-    assert_eq!(snapshot.members.len(), 2);
+    snapshot.members = members;
+    assert_eq!(snapshot.members.size(), 2);
     assert_eq!(json::encode_services(&snapshot), text);
 }
 
@@ -362,7 +364,7 @@ fn nothing_at_all_is_still_a_document() {
          \"Hostname\":\"web-01\"}"
     );
     let mut alone = empty;
-    alone.members = Arc::new(["web-01".to_owned()].into());
+    alone.members = ["web-01".into()].into_iter().collect();
     assert!(
         json::encode_services(&alone)
             .contains("\"LastUpdated\": \"1970-01-01T00:00:00Z\",\n      \"ServiceCount\": 0\n")

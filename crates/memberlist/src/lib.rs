@@ -13,6 +13,6 @@ pub mod wire;
 
 #[cfg(feature = "driver")]
 pub use driver::{Delegate, Handle, JoinOutcome, StartError, Stats, start};
-pub use node::{Config, Event, Member};
+pub use node::{CLUSTER_NAME_BYTES_MAX, Config, Event, Member, Subnet};
 pub use wire::message::{NodeState, Versions};
 pub use wire::{Key, Keyring, KeyringError};

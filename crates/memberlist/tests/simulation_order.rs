@@ -131,7 +131,7 @@ proptest! {
             let before = (belief(&node), *node.counters(), node.membership_queue_len());
             hear(&mut node, now + Duration::from_millis(1), message);
             let mut after = (belief(&node), *node.counters(), node.membership_queue_len());
-            // An accusation may be repeated to the accused, once.
+            // An accusation may be repeated to the accused, once, and an old one answered.
             after.1.accusations_repeated = before.1.accusations_repeated;
             prop_assert_eq!(before, after, "{:?} after {:?}", message, last);
             prop_assert_eq!(node.poll_event(), None);

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::{
-        join,
+        join, metadata,
         registry::{self, Command, Counters, Inputs, Registry},
         replica::Replica,
     },
@@ -133,13 +133,12 @@ impl Agent {
         let (drain, drain_inputs) = mpsc::channel(64);
         let (awaited, awaited_parts) = watch::channel(vec!["start"]);
         let counters = Arc::new(Counters::default());
-        let mut replica = Replica::new(
+        let replica = Replica::new(
             &config.node_name,
             &config.cluster_name,
             sources,
             registry::now(),
         );
-        replica.member_up(&config.node_name, registry::now());
         let registry = Registry::new(
             replica,
             gossip.clone(),
@@ -177,13 +176,7 @@ impl Agent {
 
     async fn gossip_config(&self) -> anyhow::Result<memberlist::Config> {
         let config = &self.config;
-        // The original's metadata: these keys in this order, and never another state.
-        let mut meta = String::from("{\"ClusterName\":");
-        json::write_text(&mut meta, &config.cluster_name);
-        meta.push_str(",\"State\":\"Running\"}");
-        if meta.len() > 512 {
-            bail!("SIDECAR_CLUSTER_NAME is too long: at most about 470 bytes fit gossip metadata");
-        }
+        let meta = metadata::write(&config.cluster_name)?;
         let security = &config.gossip_security;
         Ok(memberlist::Config {
             cluster_name: config.cluster_name.clone(),
@@ -198,6 +191,7 @@ impl Agent {
             verify_incoming: security.verify_incoming,
             verify_outgoing: security.verify_outgoing,
             label: security.label.clone(),
+            allow_from: security.allow_from.clone(),
             seed: rand::random(),
             ..memberlist::Config::lan(&config.node_name, self.advertise)
         })

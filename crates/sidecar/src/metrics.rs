@@ -86,7 +86,7 @@ impl Metrics {
             let count = by_status.get(&status).copied().unwrap_or(0);
             text.line(format_args!("{name}{{status=\"{status}\"}} {count}"));
         }
-        let members = u64::try_from(snapshot.members.len()).unwrap_or(u64::MAX);
+        let members = u64::try_from(snapshot.members.size()).unwrap_or(u64::MAX);
         text.single(
             "sidecar_members",
             "gauge",
@@ -170,6 +170,26 @@ impl Metrics {
                 "streams_refused_total",
                 "Connections over the limit.",
                 stats.streams_refused,
+            ),
+            (
+                "packets_not_allowed_total",
+                "Datagrams from outside SIDECAR_GOSSIP_ALLOW.",
+                stats.packets_not_allowed,
+            ),
+            (
+                "streams_not_allowed_total",
+                "Connections from outside SIDECAR_GOSSIP_ALLOW.",
+                stats.streams_not_allowed,
+            ),
+            (
+                "entries_skipped_total",
+                "Invalid entries in peers' tables.",
+                stats.entries_skipped,
+            ),
+            (
+                "pings_for_others_total",
+                "Pings meant for another host at this address.",
+                node.pings_for_others + stats.stream_pings_for_others,
             ),
             (
                 "streams_opened_total",
@@ -333,3 +353,6 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ fn write_state(out: &mut String, snapshot: &Snapshot, derived_too: bool) {
     key(out, "Servers");
     out.push('{');
     for (name, host) in &snapshot.hosts {
-        if derived_too || host.services.len() > host.derived.len() {
+        if derived_too || host.services.size() > host.derived.size() {
             write_text(out, name);
             out.push(':');
             write_host(out, host, derived_too);
@@ -196,7 +196,7 @@ pub fn encode_services(snapshot: &Snapshot) -> String {
             text_field(&mut out, "Name", name);
             let updated = host.map_or(crate::Timestamp::EPOCH, |host| host.last_updated);
             time_field(&mut out, "LastUpdated", updated);
-            let count = host.map_or(0, |host| host.services.len());
+            let count = host.map_or(0, |host| host.services.size());
             display_field(&mut out, "ServiceCount", count);
             close(&mut out, '}');
             out.push(',');

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Buckets;
 use crate::service::tests::service;
 
 fn now(seconds: u64) -> Now {
@@ -121,7 +122,7 @@ fn impossible_stamps_are_refused() {
 #[test]
 fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
     let mut state = State::new("me", "c");
-    state.member_up("a", now(1));
+    state.member_up("a", Upkeep::Membership, now(1));
     hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
     hear(
         &mut state,
@@ -134,7 +135,7 @@ fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
     assert_eq!(state.record("a", "1").unwrap().status, Status::Alive);
     assert!(!state.snapshot().members.contains("a"));
     assert!(!crate::json::encode_replica(state.snapshot()).contains("\"a\""));
-    let back = state.member_up("a", now(100));
+    let back = state.member_up("a", Upkeep::Membership, now(100));
     assert_eq!(back.len(), 2);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Alive));
     assert_eq!(shown(&state, "a", "2"), Some(Status::Unhealthy));
@@ -178,6 +179,100 @@ fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
     state.expire(now(183 + 3 * 3600));
     assert_eq!(shown(&state, "a", "1"), None);
     assert!(state.snapshot().hosts.get("a").is_none());
+}
+
+#[test]
+fn records_of_a_member_of_ours_stand_as_long_as_it_does() {
+    let mut state = State::new("me", "c");
+    state.member_up("a", Upkeep::Membership, now(1));
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
+    assert_eq!(state.next_expiry(), None);
+    let day = 86_400;
+    // Longer ago than a tombstone lasts: a short absence must not cost the records.
+    state.member_down("a", now(day));
+    assert_eq!(state.next_expiry(), Some(now(day + 3 * 3600).monotonic));
+    state.expire(now(day + 1));
+    assert_eq!(
+        state.member_up("a", Upkeep::Membership, now(day + 2)).len(),
+        1
+    );
+    assert_eq!(shown(&state, "a", "1"), Some(Status::Alive));
+    state.member_down("a", now(2 * day));
+    state.expire(now(2 * day + 3 * 3600));
+    assert_eq!(shown(&state, "a", "1"), None);
+    assert!(state.snapshot().hosts.get("a").is_none());
+    assert_eq!(state.next_expiry(), None);
+    assert_eq!(state.snapshot().digest.root(), 0);
+}
+
+#[test]
+fn a_member_that_turns_out_to_be_go_must_refresh() {
+    let mut state = State::new("me", "c");
+    state.member_up("a", Upkeep::Membership, now(1));
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
+    state.member_up("a", Upkeep::Refresh, now(1000));
+    assert_eq!(state.expire(now(1079)), []);
+    assert_eq!(state.expire(now(1080)).len(), 1);
+}
+
+#[test]
+fn the_verdict_on_a_host_without_records_is_forgotten_too() {
+    let mut state = State::new("me", "c");
+    state.member_up("a", Upkeep::Membership, now(1));
+    state.member_down("a", now(5));
+    state.expire(now(5 + 3 * 3600 - 1));
+    hear(
+        &mut state,
+        service("a", "1", at(3 * 3600), Status::Alive),
+        now(3 * 3600),
+    );
+    assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
+    assert!(state.hosts.contains_key("a"));
+    state.expire(now(6 * 3600));
+    assert!(!state.hosts.contains_key("a"));
+}
+
+#[test]
+fn digests_tell_what_differs_and_nothing_that_is_merely_concluded() {
+    let (mut one, mut other) = (State::new("me", "c"), State::new("you", "c"));
+    for state in [&mut one, &mut other] {
+        state.member_up("a", Upkeep::Membership, now(1));
+        state.member_up("go", Upkeep::Refresh, now(1));
+        hear(state, service("a", "1", at(5), Status::Alive), now(5));
+        hear(state, service("go", "1", at(5), Status::Alive), now(5));
+    }
+    let digest = |state: &State| state.snapshot().digest.clone();
+    assert_ne!(digest(&one).root(), 0);
+    assert_eq!(digest(&one), digest(&other));
+
+    // A refresh of a Go host's record is no difference, one of ours is.
+    hear(&mut one, service("go", "1", at(65), Status::Alive), now(65));
+    assert_eq!(digest(&one), digest(&other));
+    hear(&mut one, service("a", "1", at(66), Status::Alive), now(66));
+    let buckets = digest(&one).differences(&digest(&other));
+    assert_eq!(buckets.len(), 1);
+    let differing: Vec<i128> = one
+        .snapshot()
+        .records_in(&buckets)
+        .map(|record| record.updated.as_unix_nanos())
+        .collect();
+    assert_eq!(differing, [at(66)]);
+
+    // Tombstones do not count, nor does a host that is down.
+    hear(
+        &mut one,
+        service("a", "1", at(67), Status::Tombstone),
+        now(67),
+    );
+    other.member_down("a", now(67));
+    assert_eq!(digest(&one), digest(&other));
+    let buckets = Buckets::from_bytes(&[0xff; crate::BUCKETS_BYTES]).unwrap();
+    let names = |state: &State| -> Vec<String> {
+        let records = state.snapshot().records_in(&buckets);
+        records.map(|record| record.hostname.clone()).collect()
+    };
+    assert_eq!(names(&one), ["a", "go"], "a tombstone is a record");
+    assert_eq!(names(&other), ["go"]);
 }
 
 #[test]
@@ -244,6 +339,26 @@ fn record() -> impl Strategy<Value = Service> {
     })
 }
 
+/// What a state's digest must be: everything that can be seen alive, put in one by one.
+fn summed_up(state: &State) -> crate::Digest {
+    let mut fresh = State::new("fresh", "c");
+    for host in state.hosts.values() {
+        if let Presence::Up(upkeep) = host.presence {
+            fresh.member_up(&host.name, upkeep, now(0));
+        }
+        let live = host.held.values().filter(|held| {
+            !held.expired
+                && !held.record.is_tombstone()
+                && !matches!(host.presence, Presence::Down(_))
+        });
+        for held in live {
+            let record = Service::clone(&held.record);
+            fresh.apply(record, Author::Own, now(0)).unwrap();
+        }
+    }
+    crate::Digest::clone(&fresh.snapshot().digest)
+}
+
 fn merged<'a>(records: impl IntoIterator<Item = &'a Service>) -> Vec<Service> {
     let mut state = State::new("me", "c");
     for record in records {
@@ -271,6 +386,31 @@ proptest! {
         }
         prop_assert_eq!(&merged(&shuffled), &expected);
         prop_assert_eq!(&merged(records.iter().chain(&records)), &expected);
+    }
+
+    #[test]
+    fn the_digest_is_always_the_sum_of_what_lives(
+        steps in proptest::collection::vec((0..6_u8, record(), 0..4000_u64), 0..40),
+    ) {
+        let mut state = State::new("me", "c");
+        let mut seconds = 10;
+        for (step, record, passes) in steps {
+            let host = record.hostname.clone();
+            match step {
+                0 => drop(state.member_up(&host, Upkeep::Membership, now(seconds))),
+                1 => drop(state.member_up(&host, Upkeep::Refresh, now(seconds))),
+                2 => drop(state.member_down(&host, now(seconds))),
+                3 => {
+                    seconds += passes;
+                    state.expire(now(seconds));
+                    prop_assert!(state.next_expiry().is_none_or(|at| at > now(seconds).monotonic));
+                }
+                _ => drop(state.apply(record, Author::Own, now(seconds))),
+            }
+            prop_assert_eq!(&*state.snapshot().digest, &summed_up(&state));
+            let held: usize = state.hosts.values().map(|host| host.held.len()).sum();
+            prop_assert_eq!(state.snapshot().services().count(), held);
+        }
     }
 
     #[test]

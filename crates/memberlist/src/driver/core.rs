@@ -153,6 +153,10 @@ impl Core {
                 Ok((length, from)) => {
                     self.shared.meters.packets_in.add(1);
                     self.shared.meters.bytes_in.add(length as u64);
+                    if !self.node.config().lets_in(from.ip()) {
+                        self.shared.meters.packets_not_allowed.add(1);
+                        continue;
+                    }
                     let errors = match envelope.open_packet(&self.buffer[..length]) {
                         Ok(datagram) => self.node.handle_datagram(Instant::now(), from, &datagram),
                         Err(error) => vec![error],

@@ -69,6 +69,8 @@ macro_rules! meters {
 meters! {
     /// Datagrams received.
     packets_in,
+    /// Datagrams dropped because their source is in no network that may talk to us.
+    packets_not_allowed,
     /// Bytes of datagrams received.
     bytes_in,
     /// Datagrams sent.
@@ -81,10 +83,16 @@ meters! {
     streams_in,
     /// Connections refused because too many are open, altogether or from one address.
     streams_refused,
+    /// Connections closed because their source is in no network that may talk to us.
+    streams_not_allowed,
     /// Connections opened by us.
     streams_out,
     /// Connections that ended early: unreachable, too slow, over budget or unreadable.
     streams_failed,
+    /// Entries of peers' tables skipped because they were invalid.
+    entries_skipped,
+    /// Pings by stream meant for another node at our address, left unanswered.
+    stream_pings_for_others,
     /// State exchanges completed that we began.
     exchanges_out,
     /// State exchanges completed that others began.

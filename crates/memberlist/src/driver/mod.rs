@@ -35,7 +35,7 @@ use self::core::{Command, Core};
 use self::meters::Shared;
 use self::security::Security;
 use self::streams::Streams;
-use crate::node::{ConfigError, Node};
+use crate::node::{ConfigError, Node, StreamRequest};
 use crate::wire::{Key, Keyring, KeyringError};
 
 pub use self::meters::Stats;
@@ -209,6 +209,20 @@ impl Handle {
             }
         }
         outcome
+    }
+
+    /// Exchanges states with a member in the background, besides the periodic exchanges with members
+    /// of the node's choice.
+    pub fn exchange(&self, with: SocketAddr) {
+        let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
+        let request = StreamRequest::PushPull {
+            to: with,
+            join: false,
+        };
+        let exchange = async move { streams.carry_out(request).await };
+        self.inner
+            .tasks
+            .spawn(cancel.run_until_cancelled_owned(exchange));
     }
 
     /// Everyone alive or suspect, ourselves included, ordered by name. A snapshot.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::subnet::Subnet;
 use crate::wire::{ClusterFilter, Envelope, Keyring, LABEL_BYTES_MAX};
 
 /// Longest metadata a member may carry, in bytes. Go refuses more at the sender.
@@ -16,6 +17,16 @@ pub const META_BYTES_MAX: usize = 512;
 
 /// Longest name of a member, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+
+/// Longest name of a cluster, in bytes. Every announcement carries it.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of a compound with the longest announcement there is as its only part, without the name of
+/// the cluster: name and metadata at their limits, an IPv6 address, any incarnation and port.
+const ANNOUNCEMENT_BYTES_MAX: usize = 4 + 91 + NAME_BYTES_MAX + META_BYTES_MAX;
+
+/// Longest budget of a datagram: what UDP carries, less room for headers.
+const UDP_BUFFER_SIZE_MAX: usize = 65_000;
 
 /// Longest user message that travels by stream, in bytes.
 pub const STREAM_USER_BYTES_MAX: usize = 1 << 20;
@@ -35,7 +46,8 @@ pub struct Config {
     /// Our name, unique in the cluster, 1 to 255 bytes without control characters. Identity is
     /// the name; address and port are attributes.
     pub name: String,
-    /// Cluster name written into every announcement and compared byte for byte. Default `default`.
+    /// Cluster name written into every announcement and compared byte for byte, at most 255 bytes.
+    /// Default `default`.
     pub cluster_name: String,
     /// Accept announcements without a cluster name as ours, for HashiCorp peers. A *different*
     /// name is still refused. Default no.
@@ -65,6 +77,10 @@ pub struct Config {
     /// Label before all traffic, at most 255 bytes; members with another are not heard. Default
     /// none, all that Go Sidecar and HashiCorp before 0.3 understand.
     pub label: String,
+    /// Networks that may talk to us; what comes from others is dropped unread and counted. A member
+    /// outside is not heard, so it is suspected and lost. Connections we open are not touched.
+    /// Shell only. Default none: everybody may.
+    pub allow_from: Vec<Subnet>,
 
     /// Time between gossip rounds; zero turns gossip off. Default 200 ms.
     pub gossip_interval: Duration,
@@ -112,7 +128,9 @@ pub struct Config {
     /// 30 s; zero: never. A member that left can be replaced at once.
     pub dead_node_reclaim: Duration,
 
-    /// Packing budget of a datagram, label and encryption included, in bytes. Default 1400.
+    /// Packing budget of a datagram, label and encryption included, in bytes: enough for the longest
+    /// announcement there may be (862 bytes and cluster name, label, encryption), at most 65 000.
+    /// Default 1400.
     pub udp_buffer_size: usize,
     /// Compress datagrams that shrink, and all streams. Default yes.
     pub compression: bool,
@@ -145,9 +163,20 @@ pub enum ConfigError {
     /// `advertise_port` is zero.
     #[error("advertise port 0: expected 1 to 65535")]
     AdvertisePort,
+    /// `cluster_name` is too long.
+    #[error("cluster name of {0} bytes: expected at most {CLUSTER_NAME_BYTES_MAX}")]
+    ClusterName(usize),
     /// `udp_buffer_size` is out of range.
-    #[error("udp buffer size {0}: expected 512 to 65000 bytes")]
-    UdpBufferSize(usize),
+    #[error(
+        "udp buffer size {bytes}: expected {min} to {UDP_BUFFER_SIZE_MAX} bytes (the longest \
+         announcement must fit, with cluster name, label and encryption)"
+    )]
+    UdpBufferSize {
+        /// As configured.
+        bytes: usize,
+        /// Fewest that would do with the other settings.
+        min: usize,
+    },
     /// A multiplier, count or timeout is zero where that has no meaning.
     #[error("{0} is 0: expected at least 1")]
     Zero(&'static str),
@@ -179,6 +208,7 @@ impl Config {
             verify_incoming: true,
             verify_outgoing: true,
             label: String::new(),
+            allow_from: Vec::new(),
             gossip_interval: Duration::from_millis(200),
             gossip_messages: 15,
             gossip_nodes: 3,
@@ -230,8 +260,12 @@ impl Config {
         if self.advertise_port == Some(0) {
             return Err(ConfigError::AdvertisePort);
         }
-        if !(512..=65_000).contains(&self.udp_buffer_size) {
-            return Err(ConfigError::UdpBufferSize(self.udp_buffer_size));
+        if self.cluster_name.len() > CLUSTER_NAME_BYTES_MAX {
+            return Err(ConfigError::ClusterName(self.cluster_name.len()));
+        }
+        let (bytes, min) = (self.udp_buffer_size, self.udp_buffer_size_min());
+        if !(min..=UDP_BUFFER_SIZE_MAX).contains(&bytes) {
+            return Err(ConfigError::UdpBufferSize { bytes, min });
         }
         if !(self.nack_fraction > 0.0 && self.nack_fraction <= 1.0) {
             return Err(ConfigError::NackFraction(self.nack_fraction.to_string()));
@@ -260,6 +294,17 @@ impl Config {
             Some((setting, _)) => Err(ConfigError::Zero(setting)),
             None => Ok(()),
         }
+    }
+
+    /// Fewest bytes of a datagram with which every announcement can be passed on.
+    fn udp_buffer_size_min(&self) -> usize {
+        let overhead = self.envelope().packet_overhead();
+        ANNOUNCEMENT_BYTES_MAX + self.cluster_name.len() + overhead
+    }
+
+    /// Whether what comes from this address is to be read.
+    pub fn lets_in(&self, ip: IpAddr) -> bool {
+        self.allow_from.is_empty() || self.allow_from.iter().any(|net| net.contains(ip))
     }
 
     /// Whose announcements are accepted.

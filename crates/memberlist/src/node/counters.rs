@@ -30,6 +30,10 @@ pub struct Counters {
     pub irrefutable_refused: u64,
     /// Accusations repeated because a restarted member did not know of them.
     pub accusations_repeated: u64,
+    /// Accusations of ourselves that we had refuted already, answered with our announcement.
+    pub old_accusations_answered: u64,
+    /// Suspects told once more, by us who could not reach them, that they are doubted.
+    pub suspects_reminded: u64,
     /// Announcements of a name from a second address.
     pub conflicts: u64,
     /// New members refused because the table is full.

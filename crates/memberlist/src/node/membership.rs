@@ -113,13 +113,15 @@ impl Node {
         let was_live = entry.is_live();
         let meta_changed = entry.meta != alive.meta;
         entry.update(&alive);
-        entry.suspicion = None;
+        let doubted = entry.suspicion.take().is_some();
         if entry.state != NodeState::Alive {
             entry.state = NodeState::Alive;
             entry.state_change = now;
         }
         let member = entry.member();
-        self.timers.cancel(&Timer::Suspicion(name.clone()));
+        if doubted {
+            self.cancel_suspicion(&name);
+        }
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.members_version += 1;
         if !was_live {
@@ -171,6 +173,35 @@ impl Node {
         self.counters.accusations_repeated += 1;
     }
 
+    /// Someone still accuses us of what we have refuted: the refutation has passed them by, and
+    /// their suspicion runs on. Go ignores them; we tell them again, and the cluster, because an
+    /// accuser we do not know can be reached only by gossip.
+    fn answer_old_accusation(&mut self, now: Instant, accused: &str, accuser: &str) {
+        if accused != self.config.name || accuser == accused || self.leaving {
+            return;
+        }
+        let pause = self.config.gossip_interval * 5;
+        let to = self.table.find(accuser).map(Entry::addr);
+        let Some(entry) = self.table.find_mut(accused) else {
+            return;
+        };
+        let answered = &mut entry.answered().accused_again;
+        if answered.is_some_and(|at| now - at < pause) {
+            return;
+        }
+        *answered = Some(now);
+        let alive = Message::Alive(entry.alive());
+        let encoded = self.encode(&alive);
+        if !self.membership.contains(&self.config.name) {
+            self.membership
+                .push(self.config.name.clone(), encoded.clone());
+        }
+        if let Some(to) = to {
+            self.send(to, &[encoded], false);
+        }
+        self.counters.old_accusations_answered += 1;
+    }
+
     /// Two addresses claim one name.
     fn conflict(&mut self, now: Instant, alive: &Alive) {
         self.counters.conflicts += 1;
@@ -200,11 +231,11 @@ impl Node {
             return;
         };
         if suspect.incarnation < entry.incarnation {
-            return;
+            return self.answer_old_accusation(now, &suspect.node, &suspect.from);
         }
         let timer = Timer::Suspicion(suspect.node.clone());
         if let Some(suspicion) = &mut entry.suspicion {
-            if suspicion.confirm(&suspect.from) {
+            if suspicion.confirm(&suspect.from, now) {
                 self.timers.arm(timer, suspicion.deadline());
                 let name = suspect.node.clone();
                 self.announce(&name, Message::Suspect(suspect), origin);
@@ -236,6 +267,11 @@ impl Node {
         self.announce(&name, Message::Suspect(suspect), origin);
     }
 
+    fn cancel_suspicion(&mut self, name: &str) {
+        self.timers.cancel(&Timer::Suspicion(name.to_owned()));
+        self.timers.cancel(&Timer::Reminder(name.to_owned()));
+    }
+
     /// Someone declares a node dead, or a node says goodbye.
     pub(super) fn dead(&mut self, now: Instant, dead: Dead, origin: Origin) {
         if self.irrefutable(dead.incarnation, &dead.node, origin) {
@@ -244,7 +280,10 @@ impl Node {
         let Some(entry) = self.table.find_mut(&dead.node) else {
             return;
         };
-        if dead.incarnation < entry.incarnation || !entry.is_live() {
+        if dead.incarnation < entry.incarnation {
+            return self.answer_old_accusation(now, &dead.node, &dead.from);
+        }
+        if !entry.is_live() {
             return;
         }
         let ours = dead.node == self.config.name;
@@ -252,7 +291,7 @@ impl Node {
             self.refute(dead.incarnation);
             return;
         }
-        entry.suspicion = None;
+        let doubted = entry.suspicion.take().is_some();
         entry.incarnation = dead.incarnation;
         entry.state = if dead.from == dead.node {
             NodeState::Left
@@ -261,7 +300,9 @@ impl Node {
         };
         entry.state_change = now;
         let member = entry.member();
-        self.timers.cancel(&Timer::Suspicion(dead.node.clone()));
+        if doubted {
+            self.cancel_suspicion(&dead.node);
+        }
         self.members_version += 1;
         let name = dead.node.clone();
         self.announce(&name, Message::Dead(dead), origin);

@@ -18,6 +18,7 @@
 //! | `probe` | failure detection and answering for it |
 //! | `suspicion`, `awareness` | how long and how hard we doubt |
 //! | `gossip`, `queue` | what is sent to whom and how often |
+//! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 
 mod acquaint;
@@ -31,6 +32,7 @@ mod names;
 mod news;
 mod probe;
 mod queue;
+mod subnet;
 mod suspicion;
 mod sync;
 mod table;
@@ -50,9 +52,11 @@ use rand_pcg::Pcg64Mcg;
 
 pub(crate) use self::acquaint::Known;
 pub use self::config::{
-    Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile, STREAM_USER_BYTES_MAX,
+    CLUSTER_NAME_BYTES_MAX, Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile,
+    STREAM_USER_BYTES_MAX,
 };
 pub use self::counters::Counters;
+pub use self::subnet::{Subnet, SubnetError};
 pub use self::sync::MergeError;
 pub use self::table::Member;
 
@@ -327,6 +331,7 @@ impl Node {
             Timer::RelayNack(seq_no) => self.relay_nack(seq_no),
             Timer::RelayExpiry(seq_no) => self.relay_expired(seq_no),
             Timer::Suspicion(name) => self.suspicion_expired(now, &name),
+            Timer::Reminder(name) => self.remind(now, name),
             Timer::Gossip => {
                 self.arm_next(now, due, Timer::Gossip, self.config.gossip_interval);
                 self.gossip(now);

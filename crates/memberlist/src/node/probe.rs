@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::membership::Origin;
+use super::table::Entry;
 use super::timers::Timer;
 use super::{Node, RELAYS_MAX, StreamRequest};
 use crate::wire::message::{
@@ -16,6 +17,9 @@ use crate::wire::message::{
 const TCP_PING_VERSION: u8 = 3;
 /// Protocol version from which a relay sends nacks.
 const NACK_VERSION: u8 = 4;
+/// Suspects reminded at the same time. When more are out of reach the trouble is ours or a large one,
+/// and a table full of forged members must not make us send more than a few datagrams.
+const REMINDED_MAX: usize = 4;
 
 /// The round in flight.
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl Node {
         }
     }
 
-    fn start_probe(&mut self, now: Instant, target: String) {
+    pub(super) fn start_probe(&mut self, now: Instant, target: String) {
         let Some(entry) = self.table.find(&target) else {
             return;
         };
@@ -196,12 +200,39 @@ impl Node {
             self.awareness.apply(delta);
             let suspect = Suspect {
                 incarnation: probe.incarnation,
-                node: probe.target,
+                node: probe.target.clone(),
                 from: self.config.name.clone(),
             };
             self.suspect(now, suspect, Origin::Ourselves);
+            self.arm_reminder(now, probe.target);
         }
         self.resume_probing(now);
+    }
+
+    /// Nobody but the suspect can refute, and its time may run out before our probe order comes to
+    /// it again: whoever could not reach it tells it once per probe interval until it is cleared
+    /// or dead. An interruption shorter than that kills nobody.
+    fn arm_reminder(&mut self, now: Instant, name: String) {
+        let suspect = |entry: &Entry| entry.suspicion.is_some() && entry.incarnation < u32::MAX;
+        let armed = self.timers.iter();
+        let reminded = armed.filter(|(_, timer)| matches!(timer, Timer::Reminder(_)));
+        if reminded.count() < REMINDED_MAX && self.table.find(&name).is_some_and(suspect) {
+            let at = now + self.config.probe_interval;
+            self.timers.arm(Timer::Reminder(name), at);
+        }
+    }
+
+    pub(super) fn remind(&mut self, now: Instant, name: String) {
+        if let Some(entry) = self.table.find(&name) {
+            let suspect = self.encode(&Message::Suspect(Suspect {
+                incarnation: entry.incarnation,
+                node: name.clone(),
+                from: self.config.name.clone(),
+            }));
+            self.send(entry.addr(), &[suspect], false);
+            self.counters.suspects_reminded += 1;
+            self.arm_reminder(now, name);
+        }
     }
 
     fn resume_probing(&mut self, now: Instant) {

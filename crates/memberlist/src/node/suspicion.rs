@@ -74,14 +74,16 @@ impl Suspicion {
     }
 
     /// Counts another accuser. True if it was new and still wanted, then the deadline has moved
-    /// and the accusation is worth passing on.
-    pub(super) fn confirm(&mut self, accuser: &str) -> bool {
+    /// and the accusation is worth passing on. A shorter wait that is over already ends now: a
+    /// deadline moved into the past would look as if we had been asleep.
+    pub(super) fn confirm(&mut self, accuser: &str, now: Instant) -> bool {
         if self.confirmations >= self.span.wanted || self.accusers.contains(accuser) {
             return false;
         }
         self.accusers.insert(accuser.to_owned());
         self.confirmations += 1;
-        self.deadline = self.started + self.span.total(self.confirmations);
+        let shorter = self.started + self.span.total(self.confirmations);
+        self.deadline = shorter.max(now).min(self.deadline);
         true
     }
 
@@ -161,17 +163,28 @@ mod tests {
         let mut suspicion = Suspicion::new(Span::new(5, 6, 10, SECOND), "a", now);
         assert_eq!(suspicion.deadline(), now + SECOND * 30);
         assert!(
-            !suspicion.confirm("a"),
+            !suspicion.confirm("a", now),
             "the first accuser does not confirm itself"
         );
-        assert!(suspicion.confirm("b"));
-        assert!(!suspicion.confirm("b"));
+        assert!(suspicion.confirm("b", now));
+        assert!(!suspicion.confirm("b", now));
         assert_eq!(suspicion.deadline(), now + Duration::from_millis(17_500));
-        assert!(suspicion.confirm("c"));
-        assert!(suspicion.confirm("d"));
+        assert!(suspicion.confirm("c", now));
+        assert!(suspicion.confirm("d", now));
         assert_eq!(suspicion.deadline(), now + SECOND * 5);
-        assert!(!suspicion.confirm("e"), "three are enough");
+        assert!(!suspicion.confirm("e", now), "three are enough");
         assert_eq!(suspicion.deadline(), now + SECOND * 5);
+    }
+
+    #[test]
+    fn a_late_confirmation_ends_the_wait_now_and_never_lengthens_it() {
+        let start = Instant::now();
+        let mut suspicion = Suspicion::new(Span::new(5, 6, 10, SECOND), "a", start);
+        let late = start + SECOND * 20;
+        assert!(suspicion.confirm("b", late));
+        assert_eq!(suspicion.deadline(), late, "17.5 s are over");
+        assert!(suspicion.confirm("c", late + SECOND * 20));
+        assert_eq!(suspicion.deadline(), late, "it was over before");
     }
 
     #[test]
@@ -179,6 +192,6 @@ mod tests {
         let now = Instant::now();
         let mut suspicion = Suspicion::new(Span::new(5, 6, 3, SECOND), "a", now);
         assert_eq!(suspicion.deadline(), now + SECOND * 5);
-        assert!(!suspicion.confirm("b"));
+        assert!(!suspicion.confirm("b", now));
     }
 }

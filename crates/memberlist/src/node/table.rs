@@ -58,7 +58,8 @@ pub(super) struct Entry {
 /// What must not be repeated all the time.
 #[derive(Debug, Default)]
 pub(super) struct Answered {
-    /// When a stale announcement of this node was last answered with our accusation.
+    /// When a stale announcement of this node was last answered with our accusation or, for
+    /// ourselves, a stale accusation with our announcement.
     pub(super) accused_again: Option<Instant>,
     /// When an address conflict was last reported.
     pub(super) conflict_reported: Option<Instant>,

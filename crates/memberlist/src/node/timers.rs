@@ -19,6 +19,8 @@ pub(super) enum Timer {
     RelayExpiry(u32),
     /// Nobody refuted in time: the member of this name is dead.
     Suspicion(String),
+    /// Tell the member of this name once more that we doubt it.
+    Reminder(String),
     /// The next gossip round is due.
     Gossip,
     /// The next state exchange is due.

@@ -268,7 +268,10 @@ impl Checker {
                 .find(|row| row.addr == transmit.to)
                 .and_then(|row| {
                     let before = view.rows.get(row.name)?;
-                    (before.state == row.state).then_some(row.state)
+                    // A reminder goes to its suspect alone; it is no gossip.
+                    let reminder =
+                        matches!(&heard[..], [Heard::Suspect { node, .. }] if node == row.name);
+                    (before.state == row.state && !reminder).then_some(row.state)
                 });
             match state {
                 Some(NodeState::Suspect) => tally.gossip_to_suspects += 1,
@@ -336,13 +339,19 @@ impl Checker {
         }
         let ended = view.relays.saturating_sub(node.relays_len()) as u64;
         let repeated = node.counters().accusations_repeated - view.counters.accusations_repeated;
+        let answered =
+            node.counters().old_accusations_answered - view.counters.old_accusations_answered;
+        let reminded = node.counters().suspects_reminded - view.counters.suspects_reminded;
         // A probe round that begins or asks others, and what was owed to requesters.
         let probing = 1 + config.indirect_checks as u64 + view.relays as u64;
         let (name, most) = match step {
-            Step::Datagram { .. } => ("P15 amplification", REPLIES_MAX + ended + repeated + 1),
+            Step::Datagram { .. } => (
+                "P15 amplification",
+                REPLIES_MAX + ended + repeated + answered + 1,
+            ),
             Step::Timeout => {
                 let gossip = config.gossip_messages * config.gossip_nodes;
-                ("P14 bounds", gossip as u64 + probing)
+                ("P14 bounds", gossip as u64 + probing + reminded)
             }
             Step::Exchange => ("P15 amplification", rows as u64),
             Step::Api => return None,
@@ -393,7 +402,7 @@ impl Checker {
             let detail = format!("{} timers for {relays} relays", node.relay_timers_len());
             return Some(("P17 timers", detail));
         }
-        let most = TIMERS_OWN_MAX + armed + 2 * relays;
+        let most = TIMERS_OWN_MAX + 2 * armed + 2 * relays;
         (node.timers_len() > most).then(|| ("P17 timers", format!("{} armed", node.timers_len())))
     }
 
@@ -409,12 +418,19 @@ impl Checker {
         if view.version == node.members_version() && view.rows_len == node.rows_len() {
             return None;
         }
+        let keep = node.config().gossip_to_the_dead;
+        let overdue = |seen: &Seen| {
+            !is_live(seen.state) && local.saturating_duration_since(seen.since) > keep
+        };
         let mut old = std::mem::take(&mut self.views[id].rows);
         let old_len = self.views[id].rows_len;
         let mut rows = BTreeMap::new();
         let mut problem = None;
         for row in node.rows() {
-            let before = old.remove(row.name);
+            // Within one step the long dead may be forgotten and met again.
+            let before = old
+                .remove(row.name)
+                .filter(|seen| row.state_change == seen.since || !overdue(seen));
             // After a freeze several changes may bear the same time.
             let began = before
                 .as_ref()
@@ -444,10 +460,8 @@ impl Checker {
             self.views[id].known.insert(row.addr);
             rows.insert(row.name.to_owned(), new);
         }
-        let keep = node.config().gossip_to_the_dead;
         for (name, seen) in old {
-            let dead = matches!(seen.state, NodeState::Dead | NodeState::Left);
-            if !dead || local.saturating_duration_since(seen.since) <= keep {
+            if !overdue(&seen) {
                 let detail = format!("{name} is forgotten while {:?}", seen.state);
                 problem = problem.or(Some(("P14 bounds", detail)));
             }
@@ -474,7 +488,7 @@ impl Checker {
         let live = is_live(new.state);
         let runs = self.running.get(name) == Some(&true);
         let changed = before.is_none_or(|seen| seen.state != new.state);
-        let hearsay = step == Step::Exchange
+        let hearsay = new.state == NodeState::Suspect
             && node.config().profile == Profile::Fork
             && self.rules.leaver.as_deref() == Some(name);
         if self.rules.no_suspicion && changed && runs && !hearsay {

@@ -77,7 +77,7 @@ impl Run {
             |run: &mut Self, most| Duration::from_secs_f64(run.rng.random_range(0.1..most));
         match deed {
             Deed::Write => {
-                let padding = *[0, 20, 200, 600].choose(&mut self.rng).unwrap_or(&0);
+                let padding = *[0, 20, 200, 1000].choose(&mut self.rng).unwrap_or(&0);
                 let key = format!("record-{}", self.rng.random_range(0..20));
                 self.write(id, &key, padding);
             }

@@ -153,7 +153,7 @@ fn draw_config(rng: &mut Pcg64Mcg) -> Config {
     config.indirect_checks = rng.random_range(1..=3);
     config.tcp_pings = rng.random_bool(0.7);
     config.suspicion_mult = rng.random_range(3..=5);
-    config.udp_buffer_size = [512, 1400, 8000][rng.random_range(0..3)];
+    config.udp_buffer_size = [900, 1400, 8000][rng.random_range(0..3)];
     config.compression = rng.random_bool(0.7);
     config.dead_node_reclaim = if rng.random_bool(0.3) {
         Duration::ZERO

@@ -104,6 +104,10 @@ tally! {
     refutations,
     /// Accusations repeated to a restarted member.
     accusations_repeated,
+    /// Refuted accusations answered once more.
+    old_accusations_answered,
+    /// Suspects told once more that they are doubted.
+    suspects_reminded,
     /// Announcements of a name from a second address.
     conflicts,
     /// Irrefutable accusations refused.
@@ -130,6 +134,8 @@ impl From<&Counters> for Tally {
             deaths_declared: counters.deaths_declared,
             refutations: counters.refutations,
             accusations_repeated: counters.accusations_repeated,
+            old_accusations_answered: counters.old_accusations_answered,
+            suspects_reminded: counters.suspects_reminded,
             conflicts: counters.conflicts,
             irrefutable_refused: counters.irrefutable_refused,
             acks_unknown: counters.acks_unknown,

@@ -125,6 +125,19 @@ impl StreamDecoder {
         }))
     }
 
+    /// How many bytes are missing before the next step towards a compressed or encrypted message,
+    /// which may be to open it and then takes long. `None` when nothing of that kind is being read.
+    pub fn missing_to_open(&self) -> Option<usize> {
+        match self.stage {
+            Stage::Sealed(_) | Stage::Compressed(_) => {
+                Some(self.needed.saturating_sub(self.buffer.len()))
+            }
+            Stage::Label | Stage::Envelope | Stage::Start | Stage::Message(_) | Stage::Ended => {
+                None
+            }
+        }
+    }
+
     /// How many entries of a push/pull table were skipped because they were invalid.
     pub fn skipped_entries(&self) -> usize {
         self.entries.count

@@ -1,5 +1,7 @@
 //! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
 
+pub mod introductions;
 pub mod join;
+pub mod metadata;
 pub mod registry;
 pub mod replica;

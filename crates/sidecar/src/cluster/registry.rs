@@ -14,7 +14,11 @@ use catalog::{Now, Service, Snapshot, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::replica::{Effects, Replica};
+use super::{
+    introductions::Introductions,
+    metadata,
+    replica::{Effects, Replica},
+};
 use crate::{
     health::LocalUpdate,
     http::{DrainOutcome, DrainRequest},
@@ -81,6 +85,7 @@ fn add(counter: &AtomicU64, number: usize) {
 #[derive(Debug)]
 pub struct Registry {
     replica: Replica,
+    introductions: Introductions,
     gossip: memberlist::Handle,
     snapshots: watch::Sender<Arc<Snapshot>>,
     awaited: watch::Sender<Vec<&'static str>>,
@@ -100,6 +105,7 @@ impl Registry {
     ) -> Self {
         let complaints = Throttle::new(COMPLAIN_EVERY);
         Self {
+            introductions: Introductions::new(replica.hostname()),
             replica,
             gossip,
             snapshots,
@@ -112,7 +118,7 @@ impl Registry {
     /// Applies inputs until every sender of commands is gone.
     pub async fn run(mut self, mut inputs: Inputs) {
         self.publish();
-        while let Some(input) = inputs.next(self.replica.next_deadline()).await {
+        while let Some(input) = inputs.next(self.next_deadline()).await {
             self.handle(input);
             for _ in 1..BATCH_MAX {
                 let Some(input) = inputs.try_next() else {
@@ -122,6 +128,12 @@ impl Registry {
             }
             self.publish();
         }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let introduction = self.introductions.next_deadline();
+        let deadlines = [self.replica.next_deadline(), introduction];
+        deadlines.into_iter().flatten().min()
     }
 
     fn handle(&mut self, input: Input) {
@@ -141,7 +153,14 @@ impl Registry {
                 let _ = done.send(());
                 effects
             }
-            Input::Tick => self.replica.tick(now),
+            Input::Tick => {
+                let with = self.introductions.take(now.monotonic, &mut rand::rng());
+                if let Some(address) = with {
+                    debug!(%address, "exchanging states with a new member");
+                    self.gossip.exchange(address);
+                }
+                self.replica.tick(now)
+            }
         };
         self.carry_out(effects, now);
     }
@@ -164,14 +183,19 @@ impl Registry {
         match event {
             memberlist::Event::Joined(member) => {
                 info!(node = member.name, address = %member.addr, "member is up");
-                self.replica.member_up(&member.name, now)
+                self.introductions
+                    .joined(&member, now.monotonic, &mut rand::rng());
+                self.replica
+                    .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             memberlist::Event::Updated(member) => {
                 debug!(node = member.name, "member changed its metadata");
-                Effects::default()
+                self.replica
+                    .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             memberlist::Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");
+                self.introductions.left(&member.name);
                 self.replica.member_down(&member.name, now)
             }
             memberlist::Event::Conflict {
@@ -219,6 +243,7 @@ impl Registry {
                 return Effects::default();
             }
         };
+        self.introductions.exchanged();
         debug!(records = records.len(), join, "merging a peer's state");
         add(&self.counters.records_received, records.len());
         let mut all = Effects::default();

@@ -5,6 +5,10 @@
 //! when anybody else's newer record says something untrue about those, it is refuted with a still
 //! newer stamp. Records of this host that discovery does not know are ghosts of a former life once
 //! every source has listed; until then "not seen yet" is not "gone".
+//!
+//! Between our own agents a record stands as long as its host does, and nothing is repeated. Only
+//! while a Go Sidecar is in the cluster, and for records under a name that is no member's, are
+//! quiet records refreshed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,14 +18,19 @@ use std::{
 
 use catalog::{Applied, Author, Change, Now, Rejected, Service, State, Status, Timestamp};
 
+use super::metadata::Kind;
 use crate::{discovery::SourceName, health::LocalUpdate};
 
-/// Quiet records are stamped and sent again this often, since Go peers forget what they have not
-/// heard of for 80 s (Go Sidecar: 60 s).
+/// Where somebody needs it, quiet records are stamped and sent again this often: Go peers forget what
+/// they have not heard of for 80 s (Go Sidecar: 60 s).
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// Refreshes are spread over this much less than [`REFRESH_EVERY`], so that records found together
 /// do not stay together.
 const REFRESH_SPREAD: Duration = Duration::from_secs(10);
+
+/// When the first Go Sidecar appears, everything is refreshed within this time: it judges records by
+/// the age of their stamps.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// Identity of an instance: host and ID.
 type Key = (String, String);
@@ -45,6 +54,7 @@ struct Own {
     /// As health reported it last.
     service: Service,
     checked: bool,
+    /// When it is refreshed, if somebody needs that.
     refresh_at: Instant,
 }
 
@@ -61,6 +71,8 @@ pub struct Replica {
     last_stamp: Timestamp,
     /// Sources that have not listed completely yet.
     awaited: BTreeSet<SourceName>,
+    /// Members that need refreshes.
+    go_members: BTreeSet<String>,
     /// Whether the first join has been tried: peers have told what they last knew of this host.
     joined: bool,
 }
@@ -73,16 +85,24 @@ impl Replica {
         awaited: impl IntoIterator<Item = SourceName>,
         now: Now,
     ) -> Self {
+        let mut state = State::new(hostname, cluster_name);
+        state.member_up(hostname, Kind::Ours.upkeep(), now);
         Self {
-            state: State::new(hostname, cluster_name),
+            state,
             hostname: hostname.to_owned(),
             own: BTreeMap::new(),
             draining: BTreeSet::new(),
             started: now.wall,
             last_stamp: now.wall,
             awaited: awaited.into_iter().collect(),
+            go_members: BTreeSet::new(),
             joined: false,
         }
+    }
+
+    /// The name of this host, and of its node.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
     }
 
     /// What readers see.
@@ -153,7 +173,7 @@ impl Replica {
     /// Takes in a record a peer sent.
     pub fn remote(&mut self, record: Service, now: Now) -> Effects {
         let mut effects = Effects::default();
-        if let Err(why) = State::admit(&record, now) {
+        if let Err(why) = self.state.admit(&record, now) {
             effects.rejected.push((record, why));
             return effects;
         }
@@ -168,16 +188,32 @@ impl Replica {
         effects
     }
 
-    /// A member joined or returned.
-    pub fn member_up(&mut self, name: &str, now: Now) -> Effects {
+    /// A member joined, returned or changed its metadata.
+    pub fn member_up(&mut self, name: &str, kind: Kind, now: Now) -> Effects {
+        if kind == Kind::Go {
+            if self.go_members.is_empty() {
+                for ((_, id), own) in &mut self.own {
+                    own.refresh_at = now.monotonic + INTRODUCTION.mul_f64(spread(id));
+                }
+            }
+            self.go_members.insert(name.to_owned());
+        } else {
+            self.go_members.remove(name);
+        }
         Effects {
-            changes: self.state.member_up(name, now),
+            changes: self.state.member_up(name, kind.upkeep(), now),
             ..Effects::default()
         }
     }
 
+    /// Whether an own record must be heard of again and again to be believed.
+    fn needs_refresh(&self, key: &Key) -> bool {
+        !self.go_members.is_empty() || key.0 != self.hostname
+    }
+
     /// A member died or left.
     pub fn member_down(&mut self, name: &str, now: Now) -> Effects {
+        self.go_members.remove(name);
         Effects {
             changes: self.state.member_down(name, now),
             ..Effects::default()
@@ -207,7 +243,7 @@ impl Replica {
         let due: Vec<Key> = self
             .own
             .iter()
-            .filter(|(_, own)| own.refresh_at <= now.monotonic)
+            .filter(|(key, own)| own.refresh_at <= now.monotonic && self.needs_refresh(key))
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
@@ -221,7 +257,8 @@ impl Replica {
 
     /// When [`Replica::tick`] next has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let refresh = self.own.values().map(|own| own.refresh_at).min();
+        let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));
+        let refresh = refreshed.map(|(_, own)| own.refresh_at).min();
         [refresh, self.state.next_expiry()]
             .into_iter()
             .flatten()
@@ -409,10 +446,15 @@ fn key_of(service: &Service) -> Key {
 
 /// [`REFRESH_EVERY`] less a part of [`REFRESH_SPREAD`] that depends on the ID alone.
 fn refresh_interval(id: &str) -> Duration {
-    let spread = id.bytes().fold(0_u32, |sum, byte| {
+    REFRESH_EVERY - REFRESH_SPREAD.mul_f64(spread(id))
+}
+
+/// A number from 0 to 1 that depends on the ID alone.
+fn spread(id: &str) -> f64 {
+    let hash = id.bytes().fold(0_u32, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(byte.into())
     });
-    REFRESH_EVERY - REFRESH_SPREAD.mul_f64(f64::from(spread % 1000) / 1000.0)
+    f64::from(hash % 1000) / 1000.0
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Settings that keep others out of the gossip: keys, the switches for changing over, the label.
+//! Settings that keep others out of the gossip: keys, the switches for changing over, the label, the
+//! networks that may talk to us.
 
-use memberlist::{Keyring, wire::LABEL_BYTES_MAX};
+use memberlist::{Keyring, Subnet, wire::LABEL_BYTES_MAX};
 
 use super::{Reader, values::parse_bool, values::parse_list};
 use crate::gossip_keys::{GossipKeys, parse_key};
@@ -19,6 +20,8 @@ pub struct GossipSecurity {
     pub verify_outgoing: bool,
     /// `SIDECAR_GOSSIP_LABEL`.
     pub label: String,
+    /// `SIDECAR_GOSSIP_ALLOW`; none means everybody.
+    pub allow_from: Vec<Subnet>,
 }
 
 impl GossipSecurity {
@@ -31,6 +34,11 @@ impl GossipSecurity {
             label: reader.parsed("SIDECAR_GOSSIP_LABEL", &label, |text| {
                 (text.len() <= LABEL_BYTES_MAX).then(|| text.to_owned())
             }),
+            allow_from: reader.list(
+                "SIDECAR_GOSSIP_ALLOW",
+                "networks such as 10.0.0.0/8 or fd00::/8, without bits set behind them, or addresses",
+                |text| text.parse().ok(),
+            ),
         }
     }
 

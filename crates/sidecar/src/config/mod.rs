@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use memberlist::CLUSTER_NAME_BYTES_MAX;
+
 use crate::{discovery::SourceName, discovery::docker::Endpoint};
 pub use gossip::GossipSecurity;
 use values::{parse_bool, parse_duration, parse_int, parse_list};
@@ -183,7 +185,7 @@ impl Config {
                 "HOST, HOST:PORT, IP or [IPv6]:PORT",
                 |text| parse_seed(text, bind_port),
             ),
-            cluster_name: reader.text("SIDECAR_CLUSTER_NAME"),
+            cluster_name: reader.cluster_name(),
             node_name: reader.node_name(hostname),
             advertise_ip: reader.optional_ip("SIDECAR_ADVERTISE_IP"),
             exclude_ips: reader.list("SIDECAR_EXCLUDE_IPS", "IP addresses", |it| it.parse().ok()),
@@ -410,6 +412,13 @@ impl<'a> Reader<'a> {
             }
             _ => kind,
         }
+    }
+
+    fn cluster_name(&mut self) -> String {
+        let expected = format!("at most {CLUSTER_NAME_BYTES_MAX} bytes");
+        self.parsed("SIDECAR_CLUSTER_NAME", &expected, |text| {
+            (text.len() <= CLUSTER_NAME_BYTES_MAX).then(|| text.to_owned())
+        })
     }
 
     fn node_name(&mut self, hostname: &str) -> String {

@@ -271,3 +271,35 @@ fn the_switches_of_encryption_and_the_label() {
         assert_eq!(resolve(&[wrong]).unwrap_err()[0].name, wrong.0);
     }
 }
+
+#[test]
+fn networks_that_may_gossip_are_a_list() {
+    let config = resolve(&[]).unwrap();
+    assert!(config.gossip_security.allow_from.is_empty());
+    let config = resolve(&[("SIDECAR_GOSSIP_ALLOW", "10.0.0.0/8, 192.168.1.7 fd00::/8")]).unwrap();
+    let networks: Vec<String> = config
+        .gossip_security
+        .allow_from
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(networks, ["10.0.0.0/8", "192.168.1.7/32", "fd00::/8"]);
+    let errors = resolve(&[("SIDECAR_GOSSIP_ALLOW", "10.0.0.0/8,10.0.0.1/8,all")]).unwrap_err();
+    let wrong: Vec<&str> = errors.iter().map(|error| &*error.value).collect();
+    assert_eq!(wrong, ["10.0.0.1/8", "all"]);
+    assert!(errors[0].to_string().contains("networks such as"));
+}
+
+#[test]
+fn a_cluster_name_has_a_longest_length() {
+    let longest = "c".repeat(255);
+    let config = resolve(&[("SIDECAR_CLUSTER_NAME", &longest)]).unwrap();
+    assert_eq!(config.cluster_name, longest);
+    let too_long = "c".repeat(256);
+    let errors = resolve(&[("SIDECAR_CLUSTER_NAME", &too_long)]).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(
+        (&*errors[0].name, &*errors[0].value, &*errors[0].expected),
+        ("SIDECAR_CLUSTER_NAME", &*too_long, "at most 255 bytes")
+    );
+}

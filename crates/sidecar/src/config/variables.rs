@@ -112,6 +112,12 @@ pub const VARIABLES: &[Variable] = &[
         "Label before all gossip; hosts with another are not heard. Not known to Go Sidecar",
     ),
     variable(
+        "SIDECAR_GOSSIP_ALLOW",
+        "",
+        "Networks (`10.0.0.0/8`) and addresses whose gossip is heard; all when empty. A host outside \
+         is not heard, so it is taken for dead",
+    ),
+    variable(
         "SIDECAR_HTTP_BIND",
         "0.0.0.0:7777",
         "Address and port of the HTTP API and page",

@@ -91,7 +91,6 @@ fn age(when: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::http::tests::{recorded_state, vector};
@@ -123,7 +122,7 @@ mod tests {
             recorded("servers.txt")
         );
         let mut snapshot = recorded_state("after-kill-state.json");
-        Arc::make_mut(&mut snapshot.members).remove("web-03");
+        snapshot.members.remove_mut("web-03");
         let page = page(&snapshot, at("2026-11-22T07:35:49.9Z"));
         assert_eq!(page, recorded("after-kill-servers.txt"));
     }
@@ -150,7 +149,7 @@ mod tests {
     #[test]
     fn values_cannot_become_markup() {
         let mut snapshot = Snapshot::empty("web-01", "lab");
-        snapshot.members = Arc::new(["<script>alert('x')</script>".to_owned()].into());
+        snapshot.members = ["<script>alert('x')</script>".into()].into_iter().collect();
         let page = page(&snapshot, Timestamp::EPOCH);
         assert!(
             page.contains("    &lt;script>alert(&#39;x&#39;)&lt;/script>\n"),

@@ -7,7 +7,7 @@ mod watching;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::http::{Request, request::Parts};
-use catalog::{Author, HostRecords, Now, Service, Snapshot, State, Timestamp, json};
+use catalog::{Author, HostRecords, Now, Service, Snapshot, State, Timestamp, Upkeep, json};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,7 +34,7 @@ fn merged(records: Vec<Service>) -> Snapshot {
     };
     let mut state = State::new("web-01", "lab");
     for member in ["web-01", "web-02", "web-03"] {
-        state.member_up(member, now);
+        state.member_up(member, Upkeep::Refresh, now);
     }
     for record in records {
         state.apply(record, Author::Peer, now).unwrap();
@@ -54,9 +54,11 @@ pub(super) fn recorded_state(file: &str) -> Snapshot {
         let host = HostRecords {
             last_changed: time(&server["LastChanged"]),
             last_updated: time(&server["LastUpdated"]),
-            ..HostRecords::clone(snapshot.hosts.get(name).unwrap())
+            ..HostRecords::clone(snapshot.hosts.get(name.as_str()).unwrap())
         };
-        snapshot.hosts.insert_mut(name.clone(), Arc::new(host));
+        snapshot
+            .hosts
+            .insert_mut(name.as_str().into(), Arc::new(host));
     }
     snapshot
 }
@@ -70,7 +72,10 @@ fn recorded_services(file: &str) -> Snapshot {
         records.map(|record| json::decode_service(record.to_string().as_bytes()).unwrap());
     let mut snapshot = merged(records.collect());
     if let Some(members) = document["ClusterMembers"].as_object() {
-        snapshot.members = Arc::new(members.keys().cloned().collect());
+        snapshot.members = members
+            .keys()
+            .map(|name| Arc::from(name.as_str()))
+            .collect();
     }
     snapshot
 }

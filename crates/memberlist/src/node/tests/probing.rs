@@ -263,6 +263,63 @@ fn a_suspect_is_told_in_its_ping() {
 }
 
 #[test]
+fn whoever_could_not_reach_a_suspect_reminds_it_until_it_refutes() {
+    let mut bench = Bench::quiet();
+    bench.node.config.probe_interval = Duration::from_secs(1);
+    bench.node.config.probe_timeout = MS * 500;
+    bench.fill(3);
+    bench.receive(&suspect("n3", 1, "n9"));
+    bench.transmits();
+    // Our own round with n2 fails; n3 is somebody else's to remind.
+    bench.node.start_probe(bench.now, "n2".to_owned());
+    bench.pass(MS * 1000);
+    assert_eq!(bench.state("n2"), Some((NodeState::Suspect, 1)));
+    bench.transmits();
+    let told = |messages: &[Message]| matches!(messages, [Message::Suspect(s)] if (&*s.node, &*s.from, s.incarnation) == ("n2", "us", 1));
+    for _ in 0..3 {
+        bench.pass(MS * 999);
+        assert_eq!(bench.transmits(), []);
+        bench.pass(MS);
+        let sent = bench.transmits();
+        assert!(
+            matches!(&sent[..], [(to, messages)] if *to == address(2) && told(messages)),
+            "{sent:?}"
+        );
+    }
+    assert_eq!(bench.node.counters().suspects_reminded, 3);
+    bench.receive(&Message::Alive(alive(2, 2)));
+    bench.transmits();
+    bench.pass(MS * 1100);
+    assert_eq!(bench.transmits(), [], "cleared");
+}
+
+#[test]
+fn few_suspects_are_reminded_however_many_there_are() {
+    let mut bench = Bench::with(|config| {
+        config.gossip_interval = Duration::ZERO;
+        config.push_pull_interval = Duration::ZERO;
+        config.rejoin_interval = Duration::ZERO;
+        config.eager_bytes_per_interval = 0;
+        config.awareness_max_multiplier = 1;
+    });
+    bench.node.config.probe_interval = Duration::from_secs(1);
+    bench
+        .node
+        .timers
+        .cancel(&super::super::timers::Timer::ProbeTick);
+    bench.fill(20);
+    bench.transmits();
+    for id in 2..=20 {
+        bench.node.start_probe(bench.now, format!("n{id}"));
+        bench.pass(MS * 1000);
+    }
+    bench.transmits();
+    let before = bench.node.counters().suspects_reminded;
+    bench.pass(MS * 1000);
+    assert_eq!(bench.node.counters().suspects_reminded - before, 4);
+}
+
+#[test]
 fn a_ping_is_answered_to_whom_it_may_concern() {
     let from = |last, node: &str| {
         Some(Source {
@@ -424,6 +481,28 @@ fn confirmations_shorten_the_suspicion_and_are_passed_on_once() {
     bench.pass(MS * 5000);
     assert_eq!(bench.state("n2"), Some((NodeState::Dead, 1)));
     assert!(matches!(&bench.events()[..], [Event::Left(m)] if m.state == NodeState::Dead));
+}
+
+#[test]
+fn late_confirmations_end_the_suspicion_and_are_no_pause_of_ours() {
+    let mut bench = Bench::quiet();
+    bench.node.config.probe_interval = Duration::from_secs(1);
+    bench.fill(10);
+    bench.receive(&suspect("n2", 1, "a"));
+    bench.pass(Duration::from_secs(20));
+    bench.events();
+    for from in ["b", "c", "d"] {
+        bench.receive(&suspect("n2", 1, from));
+    }
+    assert_eq!(
+        bench.node.poll_timeout(),
+        Some(bench.now),
+        "with these it would have been over long ago"
+    );
+    bench.step();
+    assert_eq!(bench.state("n2"), Some((NodeState::Dead, 1)));
+    assert_eq!(bench.node.counters().late_wakeups, 0);
+    assert_eq!(bench.node.health_score(), 0);
 }
 
 #[test]

@@ -164,16 +164,51 @@ fn news_is_passed_on_once() {
 }
 
 #[test]
-fn quiet_records_are_refreshed_before_peers_forget_them() {
+fn among_our_own_nothing_is_repeated() {
+    let mut replica = settled();
+    replica.member_up("other", Kind::Ours, now(100));
+    replica.member_up("serf", Kind::Foreign, now(100));
+    replica.local(present("1", Status::Alive, true), now(101));
+    replica.remote(service("other", "9", 101, Status::Alive), now(101));
+    assert_eq!(replica.next_deadline(), None);
+    assert!(replica.tick(now(1_000_000)).broadcasts.is_empty());
+    for (host, id) in [("me", "1"), ("other", "9")] {
+        assert_eq!(shown(&replica, host, id), Some(Status::Alive), "{host}");
+    }
+    let late = service("other", "8", 101, Status::Alive);
+    let effects = replica.remote(late, now(1_000_000));
+    assert!(effects.rejected.is_empty(), "old, but its host vouches");
+    assert_eq!(shown(&replica, "other", "8"), Some(Status::Alive));
+}
+
+#[test]
+fn for_a_go_member_quiet_records_are_refreshed_before_it_forgets_them() {
     let mut replica = settled();
     replica.local(present("1", Status::Alive, true), now(101));
-    assert!(replica.tick(now(140)).broadcasts.is_empty());
+    replica.member_up("go", Kind::Go, now(10_000));
     let deadline = replica.next_deadline().unwrap();
-    assert!(deadline <= now(161).monotonic && deadline >= now(151).monotonic);
-    let effects = replica.tick(now(161));
+    assert!(deadline <= now(10_005).monotonic, "an old stamp is refused");
+    let effects = replica.tick(now(10_005));
     assert_eq!(effects.broadcasts.len(), 1);
     assert!(effects.changes.is_empty());
-    assert!(replica.next_deadline().unwrap() > now(161).monotonic);
+    assert!(replica.tick(now(10_050)).broadcasts.is_empty());
+    let deadline = replica.next_deadline().unwrap();
+    assert!(deadline <= now(10_065).monotonic && deadline >= now(10_055).monotonic);
+    assert_eq!(replica.tick(now(10_065)).broadcasts.len(), 1);
+    replica.member_down("go", now(10_066));
+    assert!(replica.tick(now(20_000)).broadcasts.is_empty());
+}
+
+#[test]
+fn a_name_that_is_no_members_is_refreshed() {
+    let mut replica = settled();
+    let update = LocalUpdate::Present {
+        service: service("node-7", "1", 0, Status::Alive),
+        checked: true,
+    };
+    replica.local(update, now(101));
+    assert_eq!(replica.tick(now(161)).broadcasts.len(), 1);
+    assert_eq!(shown(&replica, "node-7", "1"), Some(Status::Alive));
 }
 
 #[test]

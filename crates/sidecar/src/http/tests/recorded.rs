@@ -104,9 +104,12 @@ async fn answers_are_as_recorded() {
 async fn a_name_with_a_slash_is_reachable() {
     let mut snapshot = recorded_state("api-state.json");
     let mut host = HostRecords::clone(snapshot.hosts.get("partner.example").unwrap());
-    for service in host.services.values_mut() {
-        Arc::make_mut(service).name = "acme/web:1".into();
-    }
+    let renamed = host.services.iter().map(|(id, service)| {
+        let mut service = Service::clone(service);
+        service.name = "acme/web:1".into();
+        (id.clone(), Arc::new(service))
+    });
+    host.services = renamed.collect();
     snapshot
         .hosts
         .insert_mut("partner.example".into(), Arc::new(host));
