@@ -118,6 +118,8 @@ pub(super) struct Membership {
     next_gossip: Instant,
     next_exchange: Instant,
     pub(super) catalog: Catalog,
+    /// Whom this member has ever declared dead or heard of as dead, in order.
+    pub(super) mourned: Vec<String>,
     /// Datagrams to send.
     pub(super) out: Vec<(SocketAddr, Vec<u8>)>,
     /// Connections to make.
@@ -157,6 +159,7 @@ impl Membership {
             next_gossip: now + timing.gossip,
             next_exchange: now + timing.push_pull,
             catalog: Catalog::new(name, cluster, timing, now),
+            mourned: Vec::new(),
             out: Vec::new(),
             dials: Vec::new(),
         };
@@ -423,6 +426,7 @@ impl Membership {
             from: from.to_owned(),
         };
         self.queue(node, &message);
+        self.mourned.push(node.to_owned());
         self.catalog.node_left(node, now);
     }
 

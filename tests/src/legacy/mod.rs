@@ -138,6 +138,7 @@ struct Shared {
     membership: Mutex<Membership>,
     failure: Mutex<Option<String>>,
     stop: AtomicBool,
+    paused: AtomicBool,
 }
 
 impl Shared {
@@ -145,6 +146,14 @@ impl Shared {
         self.membership
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while the script has stopped the program; false when it has ended.
+    fn runs(&self) -> bool {
+        while self.paused.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
+            thread::sleep(BEAT);
+        }
+        !self.stop.load(Ordering::SeqCst)
     }
 
     /// The first thing that a Go node could not digest is kept.
@@ -231,6 +240,7 @@ impl LegacyPeer {
             membership: Mutex::new(membership),
             failure: Mutex::new(None),
             stop: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
         });
         let (for_udp, for_tcp) = (Arc::clone(&shared), Arc::clone(&shared));
         let threads = vec![
@@ -255,6 +265,16 @@ impl LegacyPeer {
             }
         }
         check(&running.shared, self.name());
+    }
+
+    /// Stops the program where it is, as SIGSTOP does: what is sent to it waits in its sockets.
+    pub fn pause(&self) {
+        self.shared().paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets it go on. It finds everything late, and what was sent to it meanwhile.
+    pub fn resume(&self) {
+        self.shared().paused.store(false, Ordering::SeqCst);
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -296,6 +316,11 @@ impl LegacyPeer {
     /// Everybody in its table.
     pub fn members(&self) -> BTreeMap<String, LegacyState> {
         self.shared().membership().members()
+    }
+
+    /// Whom it has taken for dead since its start, in order; who returned and died again twice.
+    pub fn mourned(&self) -> Vec<String> {
+        self.shared().membership().mourned.clone()
     }
 
     /// Whether exactly these are members in its eyes, suspects included.
@@ -407,7 +432,7 @@ fn serve_datagrams(shared: &Arc<Shared>, socket: &UdpSocket) {
     let beat = socket.set_read_timeout(Some(BEAT));
     beat.expect("a socket has a timeout");
     let mut buffer = vec![0; 65_536];
-    while !shared.stop.load(Ordering::SeqCst) {
+    while shared.runs() {
         let received = socket.recv_from(&mut buffer);
         let now = Instant::now();
         let mut membership = shared.membership();
@@ -490,7 +515,7 @@ fn read(shared: &Shared, stream: &mut TcpStream) -> io::Result<StreamMessage> {
 fn serve_streams(shared: &Arc<Shared>, listener: &TcpListener) {
     let nonblocking = listener.set_nonblocking(true);
     nonblocking.expect("a listener need not block");
-    while !shared.stop.load(Ordering::SeqCst) {
+    while shared.runs() {
         match listener.accept() {
             Ok((stream, _)) => {
                 let shared = Arc::clone(shared);
