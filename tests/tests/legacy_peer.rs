@@ -36,6 +36,8 @@ const CHECKED: Duration = Duration::from_secs(15);
 const GOODBYE: Duration = Duration::from_secs(3);
 /// Both kinds look for who was lost, or are found, within this.
 const FOUND: Duration = Duration::from_secs(45);
+/// Agents keep the dead for half a minute and a probe cycle, then look for them every half minute.
+const FORGOTTEN: Duration = Duration::from_secs(90);
 /// Long enough for several exchanges of states and all copies of a tombstone.
 const AFTERWARDS: Duration = Duration::from_secs(12);
 
@@ -256,6 +258,33 @@ fn an_agent_that_was_cut_off_takes_its_services_back() {
     cluster.lab.cable(0, true);
     let mended = Instant::now();
     eventually("all are together again", FOUND, || cluster.whole());
+    println!("together {:?} after the cable was mended", mended.elapsed());
+    throughout("they stay", AFTERWARDS, || cluster.whole());
+    cluster.nobody_complains();
+}
+
+/// The legacy peer forgets the dead and never looks for anybody; agents look for who was lost.
+#[test]
+fn a_partition_that_outlasts_the_peer_s_memory_heals() {
+    let cluster = Cluster::start(Timing {
+        gossip_to_the_dead: Duration::from_secs(3),
+        ..timing()
+    });
+    cluster.lab.cable(LEGACY, false);
+    eventually("the peer has forgotten everybody", SUSPICION, || {
+        let members = cluster.legacy.members();
+        let alone = members.len() == 1;
+        alone.then_some(()).ok_or(format!("{members:?}"))
+    });
+    eventually("agents have given it up", SUSPICION, || {
+        let agents = &cluster.agents;
+        agents
+            .iter()
+            .try_for_each(|agent| agent.expect_members(&AGENTS))
+    });
+    cluster.lab.cable(LEGACY, true);
+    let mended = Instant::now();
+    eventually("agents find it", FORGOTTEN, || cluster.whole());
     println!("together {:?} after the cable was mended", mended.elapsed());
     throughout("they stay", AFTERWARDS, || cluster.whole());
     cluster.nobody_complains();
