@@ -274,7 +274,7 @@ fn a_partition_that_outlasts_the_peer_s_memory_heals() {
     eventually("the peer has forgotten everybody", SUSPICION, || {
         let members = cluster.legacy.members();
         let alone = members.len() == 1;
-        alone.then_some(()).ok_or(format!("{members:?}"))
+        alone.then_some(()).ok_or_else(|| format!("{members:?}"))
     });
     eventually("agents have given it up", SUSPICION, || {
         let agents = &cluster.agents;

@@ -147,7 +147,7 @@ impl Cluster {
         name: &str,
         silence: impl FnOnce(&mut Self),
         wake: impl FnOnce(&mut Self),
-    ) {
+    ) -> String {
         silence(self);
         let silent = Instant::now();
         eventually("who is silent is given up", SUSPICION, || {
@@ -158,21 +158,23 @@ impl Cluster {
         let woken = Instant::now();
         eventually("it is back everywhere", JOINED, || self.lists(None));
         let back = woken.elapsed();
-        println!("{name} given up after {gone:?}, back everywhere after {back:?}");
         throughout("nobody is lost afterwards", AFTERWARDS, || self.lists(None));
+        format!("{name} given up after {gone:?}, back everywhere after {back:?}")
     }
 
-    fn an_agent_and_a_peer_are_stopped(&mut self) {
-        self.away_and_back(
+    /// What they took, in words.
+    fn an_agent_and_a_peer_are_stopped(&mut self) -> [String; 2] {
+        let agent = self.away_and_back(
             "agent-3",
             |cluster| cluster.agents[2].signal(Signal::STOP),
             |cluster| cluster.agents[2].signal(Signal::CONT),
         );
-        self.away_and_back(
+        let peer = self.away_and_back(
             "peer-3",
             |cluster| cluster.peers[2].signal(Signal::STOP),
             |cluster| cluster.peers[2].signal(Signal::CONT),
         );
+        [agent, peer]
     }
 
     /// Whether everybody has thought just these dead, in this order, and none of them itself.
@@ -206,7 +208,7 @@ fn agents_and_serf_agents_survive_being_stopped() {
         ("SIDECAR_GOSSIP_DELEGATE_VERSIONS", "2,5,5"),
     ];
     let mut cluster = Cluster::start(serf, &settings);
-    cluster.an_agent_and_a_peer_are_stopped();
+    println!("{:?}", cluster.an_agent_and_a_peer_are_stopped());
     cluster.expect_mourned(&["agent-3", "peer-3"]);
 }
 
@@ -225,15 +227,15 @@ fn agents_and_legacy_peers_survive_being_stopped_killed_and_restarted() {
         Peer::Legacy(peer)
     };
     let mut cluster = Cluster::start(legacy, &[]);
-    cluster.an_agent_and_a_peer_are_stopped();
+    println!("{:?}", cluster.an_agent_and_a_peer_are_stopped());
     cluster.expect_mourned(&["agent-3", "peer-3"]);
 
-    cluster.away_and_back(
+    let agent = cluster.away_and_back(
         "agent-2",
         |cluster| cluster.agents[1].kill(),
         |cluster| cluster.agents[1].restart(),
     );
-    cluster.away_and_back(
+    let peer = cluster.away_and_back(
         "peer-2",
         |cluster| match &mut cluster.peers[1] {
             Peer::Legacy(peer) => peer.kill(),
@@ -248,6 +250,7 @@ fn agents_and_legacy_peers_survive_being_stopped_killed_and_restarted() {
             Peer::Serf(_) => unreachable!("there is no Serf here"),
         },
     );
+    println!("{agent}\n{peer}");
     for agent in [0, 2] {
         let mourned = mourned(&cluster.agents[agent]);
         assert_eq!(mourned[mourned.len() - 2..], ["agent-2", "peer-2"]);

@@ -301,11 +301,8 @@ impl Membership {
 
     /// Their side.
     pub(super) fn merge(&mut self, theirs: Exchange, now: Instant) -> Result<(), String> {
-        // The fork refuses the whole exchange when versions do not meet; all here speak the same.
-        if let Some((said, _)) = theirs.entries.iter().find(|(said, _)| {
-            let [min, max, now, d_min, d_max, d_now] = said.versions;
-            !(min..=max).contains(&now) || !(d_min..=d_max).contains(&d_now) || now < 1 || now > 5
-        }) {
+        // One entry whose versions do not fit spoils the whole exchange for the fork.
+        if let Some((said, _)) = theirs.entries.iter().find(|(said, _)| !fit(said.versions)) {
             return Err(format!("versions that spoil the exchange: {said:?}"));
         }
         for (said, state) in theirs.entries {
@@ -678,4 +675,11 @@ impl Membership {
         self.seq_no += 1;
         self.seq_no
     }
+}
+
+/// Whether what a member speaks is among what it, and a fork of this kind, understands.
+fn fit([min, max, spoken, d_min, d_max, d_spoken]: [u8; 6]) -> bool {
+    let [our_min, our_max, _, our_d_min, our_d_max, _] = VERSIONS;
+    (min.max(our_min)..=max.min(our_max)).contains(&spoken)
+        && (d_min.max(our_d_min)..=d_max.min(our_d_max)).contains(&d_spoken)
 }
