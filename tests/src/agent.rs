@@ -35,7 +35,7 @@ pub enum Status {
 }
 
 impl Status {
-    fn of(number: Option<i64>) -> Self {
+    pub(crate) fn of(number: Option<i64>) -> Self {
         match number {
             Some(0) => Self::Alive,
             Some(1) => Self::Tombstone,

@@ -3,7 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blackbox::{Agent, AgentBuilder, Lab, Machine, Serf, Status, eventually};
 use serde_json::json;
@@ -48,10 +48,27 @@ fn services(agents: &[Agent]) -> Result<(), String> {
     })
 }
 
-/// Soon after all are members everywhere they list each other's services.
-fn introduced(what: &str, agents: &[Agent]) {
+/// Waits until nothing that was announced is still on its way to somebody: who comes now has missed
+/// it.
+fn all_is_said(agents: &[Agent]) {
+    eventually("every record has been transmitted", JOINED, || {
+        services(agents)?;
+        agents.iter().try_for_each(|agent| {
+            let queue = agent.metrics("sidecar_gossip_record_queue")?;
+            match queue.values().sum::<f64>() {
+                0.0 => Ok(()),
+                waiting => Err(format!("{waiting} wait on {}", agent.host.name)),
+            }
+        })
+    });
+}
+
+/// How long after all are members everywhere they list each other's services.
+fn introduced(what: &str, agents: &[Agent]) -> String {
     eventually(what, JOINED, || members(agents));
+    let met = Instant::now();
     eventually(what, INTRODUCED, || services(agents));
+    format!("{what}: records {:?} after the names", met.elapsed())
 }
 
 #[test]
@@ -61,10 +78,12 @@ fn agents_that_share_only_a_serf_agent_exchange_their_services_at_once() {
     eventually("serf is up", JOINED, || serf.expect("serf", &["alive"]));
     let mut agents = vec![agent(&lab, 0)];
     eventually("the first has joined", JOINED, || members(&agents));
+    all_is_said(&agents);
     agents.push(agent(&lab, 1));
-    introduced("two meet", &agents);
+    println!("{}", introduced("two meet", &agents));
+    all_is_said(&agents);
     agents.push(agent(&lab, 2));
-    introduced("a third comes", &agents);
+    println!("{}", introduced("a third comes", &agents));
     // What changes while one is away is not lost to it.
     agents[1].kill();
     eventually("a death is noticed", Duration::from_secs(30), || {
@@ -72,5 +91,5 @@ fn agents_that_share_only_a_serf_agent_exchange_their_services_at_once() {
         agents[2].expect_members(&["alpha", "gamma", "serf"])
     });
     agents[1].restart();
-    introduced("one returns", &agents);
+    println!("{}", introduced("one returns", &agents));
 }

@@ -4,7 +4,7 @@
 //! ```text
 //! cargo bench -p memberlist --bench simulation -- [losses|lifeguard|detection|pace]
 //!     [--minutes N]   wall time for `losses`, default 3
-//!     [--hours N]     instead: virtual time for `losses`
+//!     [--hours N]     instead: virtual time for `losses` and `pace`
 //! ```
 #![allow(clippy::print_stdout, reason = "a bench prints its numbers")]
 
@@ -31,7 +31,7 @@ fn main() {
         arguments.get(at + 1)?.parse::<f64>().ok()
     };
     if wanted("pace") {
-        pace();
+        pace(number("--hours"));
     }
     if wanted("detection") {
         detection();
@@ -80,21 +80,64 @@ fn cluster(seed: u64, hosts: usize, change: impl Fn(&mut Config)) -> Network {
     network
 }
 
-/// Virtual seconds per second for a quiet cluster.
-fn pace() {
-    println!("# pace of the simulator");
-    for hosts in [10, 100, 1000] {
+/// Virtual seconds per second of processor time for a quiet cluster that is there at once.
+fn pace(hours: Option<f64>) {
+    println!("# pace of the simulator; no invariant looks on");
+    for hosts in [10, 100, 1000, 10_000] {
         let begin = Instant::now();
-        let mut network = cluster(1, hosts, |_| {});
+        let mut network = acquainted(1, hosts);
         let formed = begin.elapsed();
         let begin = Instant::now();
-        network.run_for(2 * MINUTE);
-        let pace = 120.0 / begin.elapsed().as_secs_f64();
+        let before = processor_time(begin);
+        let time = match hours {
+            Some(hours) => MINUTE.mul_f64(60.0 * hours),
+            None if hosts > 1000 => MINUTE,
+            None => 5 * MINUTE,
+        };
+        network.run_for(time);
+        let took = processor_time(begin).saturating_sub(before);
+        let pace = time.as_secs_f64() / took.as_secs_f64();
         println!(
-            "{hosts:5} hosts: {pace:8.1} virtual seconds per second, formed in {formed:.1?} of wall \
-             time"
+            "{hosts:6} hosts: {pace:8.1} virtual seconds per second of processor time, {:.0} in {took:.1?}, formed in \
+             {formed:.1?}, {} datagrams, {} state exchanges, {} deaths, peak memory {}",
+            time.as_secs_f64(),
+            network.tally().delivered,
+            network.tally().exchanges,
+            network.tally().deaths_declared,
+            peak_memory(),
         );
     }
+}
+
+/// A cluster that is there at once and exchanges states without bytes.
+fn acquainted(seed: u64, hosts: usize) -> Network {
+    let mut network = Network::new(seed, Instant::now());
+    network.set_recording(false);
+    network.set_measuring(true);
+    for id in 0..hosts {
+        let mut config = Network::config(name(id), id);
+        config.compression = false;
+        if let Err(error) = network.add(config) {
+            println!("settings: {error}");
+        }
+    }
+    network.acquaint();
+    network
+}
+
+/// What this thread has had of the processor: what others do on the machine does not count. Wall
+/// time where the system does not tell.
+fn processor_time(begin: Instant) -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanos = told.and_then(|line| line.split(' ').next()?.parse().ok());
+    nanos.map_or_else(|| begin.elapsed(), Duration::from_nanos)
+}
+
+/// Of this process so far, where the system tells.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.map_or_else(|| "unknown".to_owned(), |size| size.trim().to_owned())
 }
 
 /// 1,000 hosts, 1 % of the datagrams lost: how many live hosts are declared dead?

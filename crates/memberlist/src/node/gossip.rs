@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::queue::transmit_limit;
 use super::{Node, STREAM_USER_BYTES_MAX, StreamRequest, Transmit, UserKey};
+use crate::wire::encode_message;
 use crate::wire::limits::COMPOUND_PARTS_MAX;
-use crate::wire::message::{Message, NodeState};
-use crate::wire::{PacketBuilder, encode_message};
+use crate::wire::message::{Message, MessageRef, NodeState};
 
 /// Head of a compound: type and count.
 const COMPOUND_BYTES: usize = 2;
@@ -84,6 +84,9 @@ impl Node {
     /// members at once, and the others may never hear of it.
     pub(super) fn gossip(&mut self, now: Instant) {
         self.eager_bytes_spent = 0;
+        if self.membership.len() == 0 && self.user.len() == 0 {
+            return;
+        }
         let keep = self.config.gossip_to_the_dead;
         let us = &self.config.name;
         let targets: Vec<(SocketAddr, bool)> = self
@@ -104,12 +107,11 @@ impl Node {
             return;
         }
         for _ in 0..self.config.gossip_messages {
-            let free = self.packet_budget - COMPOUND_BYTES;
-            let parts = self.take_broadcasts(free, COMPOUND_PARTS_MAX);
-            if parts.is_empty() {
+            self.add_broadcasts(self.packet_budget - COMPOUND_BYTES);
+            if self.packet.is_empty() {
                 break;
             }
-            self.send_to_all(&targets, &parts);
+            self.send_to_all(&targets);
         }
         self.put_broadcasts_back();
     }
@@ -124,22 +126,23 @@ impl Node {
         let budget = self.config.eager_bytes_per_interval;
         while let Some(first) = self.eager.pop_front() {
             let mut size = COMPOUND_BYTES + PART_BYTES + first.len();
-            let mut parts = vec![first];
+            self.packet.push(&first);
             while let Some(next) = self.eager.front()
-                && parts.len() < COMPOUND_PARTS_MAX
                 && size + PART_BYTES + next.len() <= self.packet_budget
+                && self.packet.push(next)
             {
                 size += PART_BYTES + next.len();
-                parts.extend(self.eager.pop_front());
+                self.eager.pop_front();
             }
             let cost = size * targets.len();
             if targets.is_empty() || self.eager_bytes_spent + cost > budget {
+                self.packet.clear();
                 self.eager.clear();
                 return;
             }
             self.eager_bytes_spent += cost;
             self.counters.eager_datagrams += targets.len() as u64;
-            self.send_to_all(&targets, &parts);
+            self.send_to_all(&targets);
         }
     }
 
@@ -155,12 +158,16 @@ impl Node {
             .collect()
     }
 
-    /// Broadcasts for `free` bytes; those of the protocol first.
-    fn take_broadcasts(&mut self, mut free: usize, count: usize) -> Vec<Bytes> {
-        let mut parts = self.membership.take(&mut free, PART_BYTES, count);
-        let left = count - parts.len();
-        parts.extend(self.user.take(&mut free, PART_BYTES, left));
-        parts
+    /// Adds broadcasts for `free` bytes to the packet; those of the protocol first.
+    fn add_broadcasts(&mut self, mut free: usize) {
+        let count = COMPOUND_PARTS_MAX - self.packet.len();
+        for part in self.membership.take(&mut free, PART_BYTES, count) {
+            self.packet.push(part);
+        }
+        let count = COMPOUND_PARTS_MAX - self.packet.len();
+        for part in self.user.take(&mut free, PART_BYTES, count) {
+            self.packet.push(part);
+        }
     }
 
     /// Counts a transmit for everything taken.
@@ -171,43 +178,45 @@ impl Node {
     }
 
     /// Sends a message, the rest of its datagram filled with broadcasts.
-    pub(super) fn send_with_gossip(&mut self, to: SocketAddr, message: Bytes) {
-        let used = message.len() + COMPOUND_BYTES;
-        let free = self.packet_budget.saturating_sub(used);
-        let mut parts = vec![message];
-        parts.extend(self.take_broadcasts(free, COMPOUND_PARTS_MAX - 1));
+    pub(super) fn send_with_gossip(&mut self, to: SocketAddr, message: &MessageRef<'_>) {
+        self.packet.encode(message, &self.config.cluster_name);
+        let used = self.packet.bytes() + COMPOUND_BYTES;
+        self.add_broadcasts(self.packet_budget.saturating_sub(used));
         self.put_broadcasts_back();
         // Go never puts a checksum here, whatever the receiver understands.
-        self.send(to, &parts, false);
+        self.send_packet(to, false);
     }
 
-    fn send_to_all(&mut self, targets: &[(SocketAddr, bool)], parts: &[Bytes]) {
+    /// Sends the packet to each of `targets` and starts a new one.
+    fn send_to_all(&mut self, targets: &[(SocketAddr, bool)]) {
         let [mut plain, mut checked]: [Option<Bytes>; 2] = [None, None];
         for &(to, crc) in targets {
             let cached = if crc { &mut checked } else { &mut plain };
             let bytes = cached
-                .get_or_insert_with(|| pack(parts, self.config.compression, crc))
+                .get_or_insert_with(|| self.packet.finish(self.config.compression, crc).into())
                 .clone();
             self.transmits.push_back(Transmit { to, bytes });
         }
+        self.packet.clear();
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, parts: &[Bytes], crc: bool) {
-        let bytes = pack(parts, self.config.compression, crc);
+    /// Sends the packet and starts a new one.
+    fn send_packet(&mut self, to: SocketAddr, crc: bool) {
+        let bytes = self.packet.finish(self.config.compression, crc).into();
         self.transmits.push_back(Transmit { to, bytes });
+        self.packet.clear();
+    }
+
+    /// Sends encoded messages, which the caller has counted and measured.
+    pub(super) fn send(&mut self, to: SocketAddr, parts: &[Bytes], crc: bool) {
+        for part in parts {
+            let fits = self.packet.push(part);
+            debug_assert!(fits, "parts are measured before they are packed");
+        }
+        self.send_packet(to, crc);
     }
 
     pub(super) fn encode(&self, message: &Message) -> Bytes {
         encode_message(message, &self.config.cluster_name).into()
     }
-}
-
-/// One datagram of `parts`, which the caller has counted and measured.
-fn pack(parts: &[Bytes], compress: bool, crc: bool) -> Bytes {
-    let mut packet = PacketBuilder::new();
-    for part in parts {
-        let fits = packet.push(part);
-        debug_assert!(fits, "parts are measured before they are packed");
-    }
-    packet.finish(compress, crc).into()
 }

@@ -32,7 +32,7 @@ impl Node {
             suspected_until: entry
                 .suspicion
                 .as_ref()
-                .map(super::suspicion::Suspicion::deadline),
+                .map(|suspicion| suspicion.deadline()),
         })
     }
 

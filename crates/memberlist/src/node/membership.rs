@@ -112,11 +112,7 @@ impl Node {
         };
         let was_live = entry.is_live();
         let meta_changed = entry.meta != alive.meta;
-        entry.versions = alive.versions;
-        entry.incarnation = alive.incarnation;
-        entry.meta = alive.meta.clone();
-        entry.addr = alive.addr;
-        entry.port = alive.port;
+        entry.update(&alive);
         let doubted = entry.suspicion.take().is_some();
         if entry.state != NodeState::Alive {
             entry.state = NodeState::Alive;
@@ -155,11 +151,14 @@ impl Node {
         let Some(entry) = self.table.find_mut(name) else {
             return;
         };
-        let recently = entry.accused_again.is_some_and(|at| now - at < pause);
-        if entry.state == NodeState::Alive || entry.incarnation == u32::MAX || recently {
+        if entry.state == NodeState::Alive || entry.incarnation == u32::MAX {
             return;
         }
-        entry.accused_again = Some(now);
+        let accused_again = &mut entry.answered().accused_again;
+        if accused_again.is_some_and(|at| now - at < pause) {
+            return;
+        }
+        *accused_again = Some(now);
         let to = entry.addr();
         let suspect = Message::Suspect(Suspect {
             incarnation: entry.incarnation,
@@ -186,10 +185,11 @@ impl Node {
         let Some(entry) = self.table.find_mut(accused) else {
             return;
         };
-        if entry.accused_again.is_some_and(|at| now - at < pause) {
+        let answered = &mut entry.answered().accused_again;
+        if answered.is_some_and(|at| now - at < pause) {
             return;
         }
-        entry.accused_again = Some(now);
+        *answered = Some(now);
         let alive = Message::Alive(entry.alive());
         let encoded = self.encode(&alive);
         if !self.membership.contains(&self.config.name) {
@@ -208,13 +208,11 @@ impl Node {
         let Some(entry) = self.table.find_mut(&alive.node) else {
             return;
         };
-        if entry
-            .conflict_reported
-            .is_some_and(|at| now - at < CONFLICT_PERIOD)
-        {
+        let conflict_reported = &mut entry.answered().conflict_reported;
+        if conflict_reported.is_some_and(|at| now - at < CONFLICT_PERIOD) {
             return;
         }
-        entry.conflict_reported = Some(now);
+        *conflict_reported = Some(now);
         let existing = entry.addr();
         self.events.push_back(Event::Conflict {
             name: alive.node.clone(),
@@ -259,7 +257,7 @@ impl Node {
         );
         let suspicion = Suspicion::new(span, &suspect.from, now);
         self.timers.arm(timer, suspicion.deadline());
-        entry.suspicion = Some(suspicion);
+        entry.suspicion = Some(Box::new(suspicion));
         entry.incarnation = suspect.incarnation;
         entry.state = NodeState::Suspect;
         entry.state_change = now;

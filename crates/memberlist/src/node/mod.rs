@@ -12,7 +12,8 @@
 //!
 //! | module | what it decides |
 //! | --- | --- |
-//! | `table` | who is known, probe order, random choice |
+//! | `table`, `names` | who is known, probe order, random choice |
+//! | `news` | which of what is heard is known already |
 //! | `membership` | what an announcement or accusation changes |
 //! | `probe` | failure detection and answering for it |
 //! | `suspicion`, `awareness` | how long and how hard we doubt |
@@ -20,12 +21,15 @@
 //! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 
+mod acquaint;
 mod awareness;
 mod config;
 mod counters;
 mod gossip;
 mod inspect;
 mod membership;
+mod names;
+mod news;
 mod probe;
 mod queue;
 mod subnet;
@@ -39,12 +43,14 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+pub(crate) use self::acquaint::Known;
 pub use self::config::{
     CLUSTER_NAME_BYTES_MAX, Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile,
     STREAM_USER_BYTES_MAX,
@@ -61,8 +67,8 @@ use self::queue::TransmitQueue;
 use self::sync::Rejoin;
 use self::table::Table;
 use self::timers::{Timer, Timers};
-use crate::wire::message::{Dead, Message, Ping};
-use crate::wire::{ClusterFilter, WireError, decode_packet};
+use crate::wire::message::{Dead, Message, MessageRef, Ping};
+use crate::wire::{ClusterFilter, PacketBuilder, WireError, read_packet};
 
 /// Pings we may have outstanding for others.
 const RELAYS_MAX: usize = 1024;
@@ -154,7 +160,7 @@ enum UserKey {
 #[derive(Debug)]
 pub struct Node {
     config: Config,
-    filter: ClusterFilter,
+    filter: Arc<ClusterFilter>,
     /// Bytes of a datagram that messages may use.
     packet_budget: usize,
     rng: Pcg64Mcg,
@@ -179,6 +185,8 @@ pub struct Node {
     /// Encoded broadcasts that should leave before the next gossip round, system ones in front.
     eager: VecDeque<Bytes>,
     eager_bytes_spent: usize,
+    /// The datagram being packed; empty in between.
+    packet: PacketBuilder,
 
     rejoin: Rejoin,
 
@@ -200,7 +208,7 @@ impl Node {
         config.keyring = None;
         let mut rng = Pcg64Mcg::seed_from_u64(config.seed);
         let mut node = Self {
-            filter: config.cluster_filter(),
+            filter: Arc::new(config.cluster_filter()),
             packet_budget,
             timers: Timers::default(),
             started: now,
@@ -219,6 +227,7 @@ impl Node {
             user_unnamed: 0,
             eager: VecDeque::new(),
             eager_bytes_spent: 0,
+            packet: PacketBuilder::new(),
             rejoin: Rejoin::default(),
             transmits: VecDeque::new(),
             requests: VecDeque::new(),
@@ -264,31 +273,36 @@ impl Node {
         from: SocketAddr,
         datagram: &[u8],
     ) -> Vec<WireError> {
-        let decoded = decode_packet(datagram, &self.filter);
+        let filter = self.filter.clone();
         let mut requests = 0;
-        for message in decoded.messages {
+        read_packet(datagram, &filter, |message| {
             if matches!(message, Message::Ping(_) | Message::IndirectPing(_)) {
                 requests += 1;
                 if requests > REQUESTS_PER_DATAGRAM_MAX {
                     self.counters.requests_over_limit += 1;
-                    continue;
+                    return;
                 }
             }
             self.handle_message(now, from, message);
-        }
-        decoded.errors
+        })
     }
 
-    fn handle_message(&mut self, now: Instant, from: SocketAddr, message: Message) {
+    fn handle_message(&mut self, now: Instant, from: SocketAddr, message: MessageRef<'_>) {
+        if self.is_known(&message) {
+            return;
+        }
         match message {
             Message::Ping(ping) => self.handle_ping(from, &ping),
             Message::IndirectPing(request) => self.handle_indirect_ping(now, from, &request),
             Message::Ack(ack) => self.handle_ack(now, &ack),
             Message::Nack(nack) => self.handle_nack(nack),
-            Message::Suspect(suspect) => self.suspect(now, suspect, Origin::Peer),
-            Message::Alive(alive) => self.alive(now, alive),
-            Message::Dead(dead) => self.dead(now, dead, Origin::Peer),
-            Message::User(payload) => self.events.push_back(Event::Message(payload)),
+            Message::Suspect(suspect) => self.suspect(now, suspect.into_owned(), Origin::Peer),
+            Message::Alive(alive) => self.alive(now, alive.into_owned()),
+            Message::Dead(dead) => self.dead(now, dead.into_owned(), Origin::Peer),
+            Message::User(payload) => {
+                let payload = Bytes::copy_from_slice(payload);
+                self.events.push_back(Event::Message(payload));
+            }
         }
     }
 
@@ -350,8 +364,9 @@ impl Node {
             if let Some(suspicion) = &mut entry.suspicion {
                 let overdue = now.saturating_duration_since(suspicion.deadline());
                 suspicion.postpone(overdue + grace);
+                let deadline = suspicion.deadline();
                 let timer = Timer::Suspicion(entry.name.clone());
-                self.timers.arm(timer, suspicion.deadline());
+                self.timers.arm(timer, deadline);
             }
         }
     }

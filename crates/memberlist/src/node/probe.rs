@@ -90,14 +90,15 @@ impl Node {
             nacks: 0,
             answered_by_tcp: false,
         });
+        if state == NodeState::Alive {
+            return self.send_ping(addr, seq_no, &target);
+        }
         let ping = self.encode(&Message::Ping(Ping {
             seq_no,
             node: target.clone(),
             source: None,
         }));
-        if state == NodeState::Alive {
-            self.send_with_gossip(addr, ping);
-        } else if incarnation == u32::MAX {
+        if incarnation == u32::MAX {
             self.send(addr, &[ping], false);
         } else {
             // Tell the suspect first of all: nobody else can refute.
@@ -157,18 +158,17 @@ impl Node {
                 deadline,
             });
         }
-        let mut request = IndirectPing {
-            seq_no,
-            target: target.addr,
-            port: target.port,
-            node: target.name.clone(),
-            nack: false,
-            source: None,
-        };
+        let (addr, port, name) = (target.addr, target.port, target.name.clone());
         for (relay, nack) in relays {
-            request.nack = nack;
-            let encoded = self.encode(&Message::IndirectPing(request.clone()));
-            self.send_with_gossip(relay, encoded);
+            let request = Message::IndirectPing(IndirectPing {
+                seq_no,
+                target: addr,
+                port,
+                node: name.as_str(),
+                nack,
+                source: None,
+            });
+            self.send_with_gossip(relay, &request);
         }
     }
 
@@ -249,7 +249,7 @@ impl Node {
         self.timers.cancel(&Timer::ProbeDeadline);
     }
 
-    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) {
+    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack<&[u8]>) {
         if let Some(probe) = self.probe.take_if(|probe| probe.seq_no == ack.seq_no) {
             self.timers.cancel(&Timer::ProbeTimeout);
             self.timers.cancel(&Timer::ProbeDeadline);
@@ -276,7 +276,7 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_ping(&mut self, from: SocketAddr, ping: &Ping) {
+    pub(super) fn handle_ping(&mut self, from: SocketAddr, ping: &Ping<&str>) {
         // An address may have a new owner; do not let it vouch for the old one.
         if !ping.node.is_empty() && ping.node != self.config.name {
             self.counters.pings_for_others += 1;
@@ -289,7 +289,7 @@ impl Node {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        request: &IndirectPing,
+        request: &IndirectPing<&str>,
     ) {
         if self.relays.len() >= RELAYS_MAX {
             self.counters.relays_refused += 1;
@@ -297,7 +297,7 @@ impl Node {
         }
         let requester = self.reply_to(from, request.source.as_ref());
         let target = self.relay_target(request.target, request.port);
-        let known = match self.table.find(&request.node) {
+        let known = match self.table.find(request.node) {
             Some(entry) if entry.addr() == target => true,
             _ => self.table.knows_addr(target),
         };
@@ -323,12 +323,16 @@ impl Node {
             self.timers.arm(Timer::RelayNack(seq_no), nack_at);
         }
         self.timers.arm(Timer::RelayExpiry(seq_no), now + timeout);
-        let ping = self.encode(&Message::Ping(Ping {
+        self.send_ping(target, seq_no, request.node);
+    }
+
+    fn send_ping(&mut self, to: SocketAddr, seq_no: u32, node: &str) {
+        let ping = Message::Ping(Ping {
             seq_no,
-            node: request.node.clone(),
+            node,
             source: None,
-        }));
-        self.send_with_gossip(target, ping);
+        });
+        self.send_with_gossip(to, &ping);
     }
 
     fn relay_target(&self, addr: RawIp, port: u16) -> SocketAddr {
@@ -348,14 +352,14 @@ impl Node {
 
     /// Where a reply goes: the source of the datagram, unless the sender names the address under
     /// which we know it. Anything else would let an attacker aim our replies at a victim.
-    fn reply_to(&self, from: SocketAddr, source: Option<&Source>) -> SocketAddr {
+    fn reply_to(&self, from: SocketAddr, source: Option<&Source<&str>>) -> SocketAddr {
         let Some(source) = source.filter(|source| source.port != 0) else {
             return from;
         };
         let named = socket_addr(source.addr, source.port);
         let is_member = self
             .table
-            .find(&source.node)
+            .find(source.node)
             .is_some_and(|entry| entry.is_live() && entry.addr() == named);
         if named.ip() == from.ip() || is_member {
             named
@@ -365,16 +369,15 @@ impl Node {
     }
 
     fn acknowledge(&mut self, to: SocketAddr, seq_no: u32) {
-        let ack = self.encode(&Message::Ack(Ack {
+        let ack = Message::Ack(Ack {
             seq_no,
-            payload: Default::default(),
-        }));
-        self.send_with_gossip(to, ack);
+            payload: &[][..],
+        });
+        self.send_with_gossip(to, &ack);
     }
 
     fn send_nack(&mut self, to: SocketAddr, seq_no: u32) {
-        let nack = self.encode(&Message::Nack(Nack { seq_no }));
-        self.send_with_gossip(to, nack);
+        self.send_with_gossip(to, &Message::Nack(Nack { seq_no }));
     }
 
     fn next_seq_no(&mut self) -> u32 {

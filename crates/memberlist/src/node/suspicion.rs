@@ -87,6 +87,11 @@ impl Suspicion {
         true
     }
 
+    /// Whether this accuser would be counted.
+    pub(super) fn is_news(&self, accuser: &str) -> bool {
+        self.confirmations < self.span.wanted && !self.accusers.contains(accuser)
+    }
+
     /// Gives the suspect more time: we were asleep and cannot have heard a refutation.
     pub(super) fn postpone(&mut self, by: Duration) {
         self.started += by;

@@ -119,8 +119,7 @@ impl Node {
         Ok(())
     }
 
-    fn merge_node(&mut self, now: Instant, node: PushNode) {
-        let us = self.config.name.clone();
+    pub(super) fn merge_node(&mut self, now: Instant, node: PushNode) {
         match node.state {
             NodeState::Alive => self.alive(
                 now,
@@ -139,7 +138,7 @@ impl Node {
                 Suspect {
                     incarnation: node.incarnation,
                     node: node.name,
-                    from: us,
+                    from: self.config.name.clone(),
                 },
                 Origin::Peer,
             ),
@@ -266,21 +265,14 @@ impl Node {
         self.rejoin
             .forgotten
             .retain(|(_, at)| now.saturating_duration_since(*at) < FORGOTTEN_KEPT);
-        let live: BTreeSet<SocketAddr> = self
-            .table
-            .iter()
-            .filter(|entry| entry.is_live())
-            .map(Entry::addr)
-            .collect();
-        let forgotten = self.rejoin.forgotten.iter().map(|(addr, _)| addr);
-        let lost: BTreeSet<SocketAddr> = self
-            .rejoin
-            .seeds
-            .iter()
-            .chain(forgotten)
-            .filter(|addr| !live.contains(addr))
-            .copied()
-            .collect();
+        let mut lost = self.rejoin.seeds.clone();
+        lost.extend(self.rejoin.forgotten.iter().map(|(addr, _)| *addr));
+        for entry in self.table.iter().filter(|entry| entry.is_live()) {
+            if lost.is_empty() {
+                break;
+            }
+            lost.remove(&entry.addr());
+        }
         let mut lost: Vec<SocketAddr> = lost.into_iter().collect();
         let (chosen, _) = lost.partial_shuffle(&mut self.rng, REJOIN_TARGETS);
         for &mut to in chosen {

@@ -1,8 +1,9 @@
 //! Who we know: entries by name, the order in which they are probed, and random choice among
 //! them. No rule about *when* an entry changes lives here, see `membership`.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
+use super::names::Names;
 use super::suspicion::Suspicion;
 use crate::wire::message::{Alive, NodeState, PushNode, RawIp, Versions, socket_addr};
 
@@ -30,21 +32,32 @@ pub struct Member {
     pub versions: Versions,
 }
 
-/// One row of the table.
-#[derive(Debug)]
-pub(super) struct Entry {
+/// What a node said about itself in the latest accepted announcement, but for its incarnation.
+/// Go compares bytes, so they are passed on exactly as they came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Announced {
     pub(super) name: String,
-    /// The bytes of the latest accepted announcement: Go compares bytes, so they are passed on
-    /// exactly as they came.
     pub(super) addr: RawIp,
     pub(super) port: u16,
     pub(super) meta: Bytes,
     pub(super) versions: Versions,
-    pub(super) incarnation: u32,
-    pub(super) state: NodeState,
+}
+
+/// One row of the table. Small, as a simulated cluster has a row for each pair of its hosts.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) announced: Arc<Announced>,
     /// When `state` changed last; metadata and incarnation do not touch it.
     pub(super) state_change: Instant,
-    pub(super) suspicion: Option<Suspicion>,
+    pub(super) suspicion: Option<Box<Suspicion>>,
+    pub(super) answered: Option<Box<Answered>>,
+    pub(super) incarnation: u32,
+    pub(super) state: NodeState,
+}
+
+/// What must not be repeated all the time.
+#[derive(Debug, Default)]
+pub(super) struct Answered {
     /// When a stale announcement of this node was last answered with our accusation or, for
     /// ourselves, a stale accusation with our announcement.
     pub(super) accused_again: Option<Instant>,
@@ -52,22 +65,40 @@ pub(super) struct Entry {
     pub(super) conflict_reported: Option<Instant>,
 }
 
+impl Deref for Entry {
+    type Target = Announced;
+
+    fn deref(&self) -> &Announced {
+        &self.announced
+    }
+}
+
 impl Entry {
     /// A node that is new to us.
     pub(super) fn new(alive: Alive, now: Instant) -> Self {
         Self {
-            name: alive.node,
-            addr: alive.addr,
-            port: alive.port,
-            meta: alive.meta,
-            versions: alive.versions,
-            incarnation: alive.incarnation,
-            state: NodeState::Alive,
             state_change: now,
             suspicion: None,
-            accused_again: None,
-            conflict_reported: None,
+            answered: None,
+            incarnation: alive.incarnation,
+            state: NodeState::Alive,
+            announced: Arc::new(announced(alive)),
         }
+    }
+
+    /// Takes over an announcement.
+    pub(super) fn update(&mut self, alive: &Alive) {
+        self.incarnation = alive.incarnation;
+        let same = (self.addr, self.port, &self.meta, self.versions)
+            == (alive.addr, alive.port, &alive.meta, alive.versions);
+        if !same {
+            self.announced = Arc::new(announced(alive.clone()));
+        }
+    }
+
+    /// What was answered when.
+    pub(super) fn answered(&mut self) -> &mut Answered {
+        self.answered.get_or_insert_default()
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -114,12 +145,23 @@ impl Entry {
     }
 }
 
+fn announced(alive: Alive) -> Announced {
+    Announced {
+        name: alive.node,
+        addr: alive.addr,
+        port: alive.port,
+        meta: alive.meta,
+        versions: alive.versions,
+    }
+}
+
 /// All entries, ourselves included, dead ones until they are reaped.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// In probe order.
     entries: Vec<Entry>,
-    index: BTreeMap<String, usize>,
+    /// Where in `entries` a name is.
+    places: Names,
     cursor: usize,
 }
 
@@ -137,11 +179,15 @@ impl Table {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Entry> {
-        self.index.get(name).map(|&at| &self.entries[at])
+        self.place(name).map(|at| &self.entries[at])
     }
 
     pub(super) fn find_mut(&mut self, name: &str) -> Option<&mut Entry> {
-        self.index.get(name).map(|&at| &mut self.entries[at])
+        self.place(name).map(|at| &mut self.entries[at])
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.places.find(name, |at| &self.entries[at].name)
     }
 
     /// Whether any entry, in whatever state, has this address.
@@ -152,13 +198,33 @@ impl Table {
     /// Adds an entry at a random place of the probe order, so that newcomers do not all wait for
     /// the end of the cycle.
     pub(super) fn insert(&mut self, entry: Entry, rng: &mut Pcg64Mcg) {
-        debug_assert!(!self.index.contains_key(&entry.name));
+        debug_assert!(self.find(&entry.name).is_none());
         let last = self.entries.len();
         self.entries.push(entry);
+        self.places.push(last, |at| self.entries[at].name.as_str());
         let place = rng.random_range(0..=last);
+        self.places
+            .swap(place, last, |at| self.entries[at].name.as_str());
         self.entries.swap(place, last);
-        self.index.insert(self.entries[place].name.clone(), place);
-        self.index.insert(self.entries[last].name.clone(), last);
+    }
+
+    /// Adds those with new names, and shuffles the probe order.
+    pub(super) fn extend(
+        &mut self,
+        rows: impl ExactSizeIterator<Item = Entry>,
+        rng: &mut Pcg64Mcg,
+    ) {
+        self.entries.reserve_exact(rows.len());
+        for entry in rows {
+            // The index holds what was there before: the names in `rows` differ.
+            if self.find(&entry.name).is_none() {
+                self.entries.push(entry);
+            }
+        }
+        self.entries.shuffle(rng);
+        self.cursor = 0;
+        self.places
+            .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
     }
 
     /// The next entry to probe that is live and is not `us`. At the end of the cycle entries for
@@ -175,7 +241,8 @@ impl Table {
             let Some(entry) = self.entries.get(self.cursor) else {
                 reaped.extend(self.entries.extract_if(.., |entry| expired(entry)));
                 self.entries.shuffle(rng);
-                self.reindex();
+                self.places
+                    .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
                 self.cursor = 0;
                 checks += 1;
                 continue;
@@ -219,14 +286,5 @@ impl Table {
             chosen.extend_from_slice(picked);
         }
         chosen.into_iter().map(|at| &self.entries[at]).collect()
-    }
-
-    fn reindex(&mut self) {
-        self.index = self
-            .entries
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| (entry.name.clone(), at))
-            .collect();
     }
 }

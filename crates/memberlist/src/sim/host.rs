@@ -9,10 +9,35 @@ use bytes::Bytes;
 use super::HostId;
 use super::catalogue::Catalogue;
 use super::clock::Clock;
-use crate::node::{Config, Event, Node};
+use crate::node::{Config, Event, Known, Node};
 
 /// Datagrams a host with a slow processor handles before its timers get their turn.
 pub(super) const HANDLED_BEFORE_TIMERS: usize = 64;
+
+/// One side of a state exchange on its way.
+#[derive(Debug, Clone)]
+pub(super) enum Side {
+    /// The stream as written: whole, cut off, or nothing.
+    Written(Bytes),
+    /// While measuring: the rows themselves.
+    Rows(Vec<Known>),
+}
+
+impl Side {
+    /// What arrives when the connection breaks.
+    pub(super) fn half(&self) -> Self {
+        match self {
+            Self::Written(bytes) => Self::Written(bytes.slice(..bytes.len() / 2)),
+            Self::Rows(_) => Self::default(),
+        }
+    }
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Self::Written(Bytes::new())
+    }
+}
 
 /// Something on its way to a host.
 #[derive(Debug, Clone)]
@@ -25,17 +50,16 @@ pub(super) enum Delivery {
     Request {
         from: HostId,
         life: u64,
-        /// The stream as written, whole or cut off.
-        bytes: Bytes,
+        side: Side,
         join: bool,
         /// The connection breaks in the middle of the reply.
         cut_reply: bool,
     },
-    /// Its answer comes back, or nothing (no bytes) does.
+    /// Its answer comes back, or nothing does.
     Reply {
         from: SocketAddr,
         life: u64,
-        bytes: Bytes,
+        side: Side,
         join: bool,
     },
     TcpAck {

@@ -70,6 +70,7 @@ pub struct Network {
     sent: u64,
     pub(super) tally: Tally,
     record_events: bool,
+    pub(super) measuring: bool,
     trace: u64,
     pub(super) checker: Option<Box<Checker>>,
 }
@@ -101,6 +102,7 @@ impl Network {
             sent: 0,
             tally: Tally::default(),
             record_events: true,
+            measuring: false,
             trace: 0xcbf2_9ce4_8422_2325,
             checker: None,
         }
@@ -289,12 +291,33 @@ impl Network {
         self.record_events = record;
     }
 
+    /// Whether state exchanges hand rows over as they are instead of writing and reading them, as
+    /// long as there is no application state. Default no; for large clusters of one version and
+    /// one cluster name, when what is measured is not the exchange.
+    pub fn set_measuring(&mut self, measuring: bool) {
+        self.measuring = measuring;
+    }
+
     /// `id` exchanges states with `seed` and remembers it.
     pub fn join(&mut self, id: HostId, seed: HostId) {
         let to = self.hosts[seed].addr;
         let joined = self.act(id, Step::Api, |node, now| node.add_seeds(now, &[to]));
         if joined.is_some() {
             self.exchange(id, to, true);
+        }
+    }
+
+    /// All running hosts know each other from now on, as if for long: a large cluster that is
+    /// there at once. For measuring; nobody is told, and no invariant looks on.
+    pub fn acquaint(&mut self) {
+        let all: Vec<_> = self
+            .running()
+            .filter_map(|(_, node)| node.introduction())
+            .collect();
+        for host in &mut self.hosts {
+            if let Some(node) = &mut host.node {
+                node.acquaint(host.clock.at(self.now), &all);
+            }
         }
     }
 

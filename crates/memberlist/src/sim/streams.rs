@@ -3,16 +3,15 @@
 //! and deadlines of real connections are the driver's and are tested there.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rand::RngExt;
 
 use super::HostId;
 use super::checker::Step;
-use super::host::Delivery;
+use super::host::{Delivery, Side};
 use super::network::Network;
-use crate::node::{Event, StreamRequest};
+use crate::node::{Event, Known, MergeError, Node, StreamRequest};
 use crate::wire::message::{PushPull, StreamMessage};
 use crate::wire::{ClusterFilter, StreamDecoder, StreamProgress, encode_stream};
 
@@ -45,7 +44,7 @@ impl Network {
     }
 
     pub(super) fn exchange(&mut self, id: HostId, to: SocketAddr, join: bool) {
-        let Some(bytes) = self.our_side(id, join) else {
+        let Some(side) = self.our_side(id, join) else {
             return;
         };
         let life = self.hosts[id].life;
@@ -54,7 +53,7 @@ impl Network {
             let nothing = Delivery::Reply {
                 from: to,
                 life,
-                bytes: Bytes::new(),
+                side: Side::default(),
                 join,
             };
             return self.enqueue(patience, id, nothing);
@@ -62,12 +61,12 @@ impl Network {
         let cut = self.rng.random_bool(self.faults.stream_cut);
         let cut_request = cut && self.rng.random_bool(0.5);
         self.tally.streams_harmed += u64::from(cut);
-        let bytes = if cut_request { half(&bytes) } else { bytes };
+        let side = if cut_request { side.half() } else { side };
         let delay = self.stream_delay();
         let request = Delivery::Request {
             from: id,
             life,
-            bytes,
+            side,
             join,
             cut_reply: cut && !cut_request,
         };
@@ -75,14 +74,19 @@ impl Network {
     }
 
     /// What a host writes in a state exchange.
-    fn our_side(&self, id: HostId, join: bool) -> Option<Bytes> {
+    fn our_side(&self, id: HostId, join: bool) -> Option<Side> {
         let host = &self.hosts[id];
         let node = host.node.as_ref()?;
+        let user_state = host.user_state();
+        if self.measuring && user_state.is_empty() {
+            return Some(Side::Rows(node.known()));
+        }
         let mut table = node.push_pull(join);
-        table.user_state = host.user_state();
+        table.user_state = user_state;
         let message = StreamMessage::PushPull(table);
         let config = &host.config;
-        Some(encode_stream(&message, &config.cluster_name, config.compression).into())
+        let bytes = encode_stream(&message, &config.cluster_name, config.compression);
+        Some(Side::Written(bytes.into()))
     }
 
     pub(super) fn deliver_stream(&mut self, id: HostId, delivery: Delivery) {
@@ -91,32 +95,32 @@ impl Network {
             Delivery::Request {
                 from,
                 life,
-                bytes,
+                side,
                 join,
                 cut_reply,
             } => {
-                let Some(request) = whole(&bytes, filter) else {
+                let Some(request) = whole(side, join, filter) else {
                     // Closed without a word; the requester sees that at once.
-                    return self.reply(id, from, life, Bytes::new(), join);
+                    return self.reply(id, from, life, Side::default(), join);
                 };
-                let join = request.join;
+                let join = request.join();
                 let reply = self.our_side(id, join).unwrap_or_default();
                 // A refused merge is invisible to the other side, as on a real connection.
                 self.act(id, Step::Exchange, |node, now| {
-                    let _ = node.merge(now, request, join);
+                    let _ = request.merge(node, now, join);
                 });
-                let reply = if cut_reply { half(&reply) } else { reply };
+                let reply = if cut_reply { reply.half() } else { reply };
                 self.reply(id, from, life, reply, join);
             }
             Delivery::Reply {
                 from,
                 life,
-                bytes,
+                side,
                 join,
             } if life == self.hosts[id].life => {
-                let reply = whole(&bytes, filter);
+                let reply = whole(side, join, filter);
                 let merged = self.act(id, Step::Exchange, |node, now| {
-                    let merged = reply.is_some_and(|reply| node.merge(now, reply, join).is_ok());
+                    let merged = reply.is_some_and(|reply| reply.merge(node, now, join).is_ok());
                     node.handle_exchange_result(from, merged);
                     merged
                 });
@@ -134,20 +138,20 @@ impl Network {
         }
     }
 
-    fn reply(&mut self, id: HostId, to: HostId, life: u64, bytes: Bytes, join: bool) {
+    fn reply(&mut self, id: HostId, to: HostId, life: u64, side: Side, join: bool) {
         let from = self.hosts[id].addr;
         let patience = self.hosts[to].config.tcp_timeout;
         // The link may have been cut since the connection was opened.
-        let (bytes, delay) = if self.links.connects(id, to, self.now) {
-            (bytes, self.stream_delay())
+        let (side, delay) = if self.links.connects(id, to, self.now) {
+            (side, self.stream_delay())
         } else {
             self.tally.blocked += 1;
-            (Bytes::new(), patience)
+            (Side::default(), patience)
         };
         let reply = Delivery::Reply {
             from,
             life,
-            bytes,
+            side,
             join,
         };
         self.enqueue(delay, to, reply);
@@ -186,19 +190,44 @@ impl Network {
     }
 }
 
-/// The state exchange in these bytes, if they are all of it and for us.
-fn whole(bytes: &[u8], filter: ClusterFilter) -> Option<PushPull> {
+/// One side of a state exchange as it was read.
+enum Read {
+    Message(PushPull),
+    Rows(Vec<Known>, bool),
+}
+
+impl Read {
+    fn join(&self) -> bool {
+        match self {
+            Self::Message(exchange) => exchange.join,
+            Self::Rows(_, join) => *join,
+        }
+    }
+
+    fn merge(self, node: &mut Node, now: Instant, join: bool) -> Result<(), MergeError> {
+        match self {
+            Self::Message(exchange) => node.merge(now, exchange, join),
+            Self::Rows(rows, _) => {
+                node.merge_known(now, &rows);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The state exchange in this, if it is all of it and for us.
+fn whole(side: Side, join: bool, filter: ClusterFilter) -> Option<Read> {
+    let bytes = match side {
+        Side::Written(bytes) => bytes,
+        Side::Rows(rows) => return Some(Read::Rows(rows, join)),
+    };
     let mut decoder = StreamDecoder::new(filter);
     let (head, tail) = bytes.split_at(bytes.len() / 3);
     for piece in [head, tail] {
         if let Ok(StreamProgress::Complete(StreamMessage::PushPull(exchange))) = decoder.feed(piece)
         {
-            return Some(exchange);
+            return Some(Read::Message(exchange));
         }
     }
     None
-}
-
-fn half(bytes: &Bytes) -> Bytes {
-    bytes.slice(..bytes.len() / 2)
 }

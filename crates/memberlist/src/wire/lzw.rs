@@ -39,14 +39,45 @@ pub(super) fn decompress(data: &[u8], budget: &mut usize) -> Result<Vec<u8>, Com
 
 /// `data` compressed. Go would choose other codes here and there, which no decoder minds.
 pub(super) fn compress(data: &[u8]) -> Vec<u8> {
-    let mut output = Vec::new();
-    let result = Encoder::new(BitOrder::Lsb, LITERAL_BITS)
-        .into_vec(&mut output)
-        .encode_all(data);
-    result
-        .status
-        .expect("invariant: every byte is an 8-bit literal");
-    output
+    let mut compressor = Compressor::default();
+    compressor.compress(data);
+    compressor.output
+}
+
+/// Compresses one thing after the other in the same memory, 10 KiB of tables.
+#[derive(Default)]
+pub(super) struct Compressor {
+    encoder: Option<Encoder>,
+    output: Vec<u8>,
+}
+
+impl Compressor {
+    /// `data` compressed, as [`compress`] does it.
+    pub(super) fn compress(&mut self, data: &[u8]) -> &[u8] {
+        self.output.clear();
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| Encoder::new(BitOrder::Lsb, LITERAL_BITS));
+        encoder.reset();
+        let result = encoder.into_vec(&mut self.output).encode_all(data);
+        result
+            .status
+            .expect("invariant: every byte is an 8-bit literal");
+        &self.output
+    }
+}
+
+/// Memory is not shared: a clone begins with none.
+impl Clone for Compressor {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Compressor")
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,18 @@
 //! The messages of the memberlist protocol as values. No encoding lives here; see
 //! [`packet`](super::packet) and [`stream`](super::stream).
 //!
+//! Names and byte strings are owned by default; [`MessageRef`] borrows them from a datagram.
+//!
 //! Field names and meanings follow the Go structures of hashicorp/memberlist and of the fork that
 //! Go Sidecar links (which adds a cluster name to alive, suspect, dead and the push/pull header).
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+
+mod borrowed;
+
+pub use borrowed::MessageRef;
 
 /// Raw IP address bytes exactly as a peer wrote them: 4 bytes, or 16 bytes (IPv6 or v4-mapped).
 ///
@@ -71,29 +77,29 @@ impl Versions {
 
 /// Where a HashiCorp requester (0.2 and later) wants its ack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct Source<Name = String> {
     /// Advertised address of the requester.
     pub addr: RawIp,
     /// Advertised port of the requester.
     pub port: u16,
     /// Name of the requester; may be empty.
-    pub node: String,
+    pub node: Name,
 }
 
 /// Probe (type 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ping {
+pub struct Ping<Name = String> {
     /// Chosen by the prober, returned in the ack.
     pub seq_no: u32,
     /// Name of the node probed; empty matches any.
-    pub node: String,
+    pub node: Name,
     /// Sender, when it said so.
-    pub source: Option<Source>,
+    pub source: Option<Source<Name>>,
 }
 
 /// Request to probe another node on the sender's behalf (type 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndirectPing {
+pub struct IndirectPing<Name = String> {
     /// The requester's sequence number.
     pub seq_no: u32,
     /// Address of the node to probe.
@@ -101,20 +107,20 @@ pub struct IndirectPing {
     /// Port of the node to probe; 0 means the relay's own bind port.
     pub port: u16,
     /// Name of the node to probe.
-    pub node: String,
+    pub node: Name,
     /// Whether the requester wants a nack when the target does not answer.
     pub nack: bool,
     /// Sender, when it said so.
-    pub source: Option<Source>,
+    pub source: Option<Source<Name>>,
 }
 
 /// Answer to a probe (type 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ack {
+pub struct Ack<Octets = Bytes> {
     /// Sequence number of the request answered.
     pub seq_no: u32,
     /// Opaque; empty when the peer sent nil (Serf puts a network coordinate here).
-    pub payload: Bytes,
+    pub payload: Octets,
 }
 
 /// A relay says its target did not answer (type 11).
@@ -126,60 +132,60 @@ pub struct Nack {
 
 /// Accusation: `node` may be dead (type 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspect {
+pub struct Suspect<Name = String> {
     /// Incarnation of the accused that is suspected.
     pub incarnation: u32,
     /// The accused.
-    pub node: String,
+    pub node: Name,
     /// The accuser.
-    pub from: String,
+    pub from: Name,
 }
 
 /// Announcement of a node (type 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alive {
+pub struct Alive<Name = String, Octets = Bytes> {
     /// The node's logical clock, at least 1.
     pub incarnation: u32,
     /// Name of the node.
-    pub node: String,
+    pub node: Name,
     /// Advertised address, as the node wrote it.
     pub addr: RawIp,
     /// Advertised port; 0 means our own bind port.
     pub port: u16,
     /// Opaque metadata, at most 512 bytes.
-    pub meta: Bytes,
+    pub meta: Octets,
     /// Protocol versions.
     pub versions: Versions,
 }
 
 /// Verdict: `node` is dead, or left when `from == node` (type 5).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dead {
+pub struct Dead<Name = String> {
     /// Incarnation of the node declared dead.
     pub incarnation: u32,
     /// The node declared dead.
-    pub node: String,
+    pub node: Name,
     /// Who says so; empty in a leave of the Go fork.
-    pub from: String,
+    pub from: Name,
 }
 
 /// One message of a datagram, containers already opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
+pub enum Message<Name = String, Octets = Bytes> {
     /// Type 0.
-    Ping(Ping),
+    Ping(Ping<Name>),
     /// Type 1.
-    IndirectPing(IndirectPing),
+    IndirectPing(IndirectPing<Name>),
     /// Type 2.
-    Ack(Ack),
+    Ack(Ack<Octets>),
     /// Type 3.
-    Suspect(Suspect),
+    Suspect(Suspect<Name>),
     /// Type 4.
-    Alive(Alive),
+    Alive(Alive<Name, Octets>),
     /// Type 5.
-    Dead(Dead),
+    Dead(Dead<Name>),
     /// Type 8: opaque bytes for the application.
-    User(Bytes),
+    User(Octets),
     /// Type 11.
     Nack(Nack),
 }

@@ -35,7 +35,7 @@ pub use error::WireError;
 pub use keyring::{Key, Keyring, KeyringError, NONCE_BYTES, Nonce};
 pub use limits::*;
 pub use message::*;
-pub use packet::{DecodedPacket, PacketBuilder, decode_packet, encode_message};
+pub use packet::{DecodedPacket, PacketBuilder, decode_packet, encode_message, read_packet};
 pub use stream::{StreamDecoder, StreamProgress, encode_stream};
 
 /// Which cluster we accept.

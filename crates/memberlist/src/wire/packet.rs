@@ -9,8 +9,6 @@
 //! compression; we write at most compress(compound(message)). What the messages say is decoded in
 //! the crate's private `body` module, what they mean is not known here.
 
-use bytes::Bytes;
-
 use super::{
     ClusterFilter, body,
     error::{FramingProblem, LabelProblem, WireError},
@@ -19,7 +17,7 @@ use super::{
         DECOMPRESSED_PACKET_BYTES_MAX, MESSAGES_PER_PACKET_MAX,
     },
     lzw,
-    message::Message,
+    message::{Message, MessageRef},
     type_id,
 };
 
@@ -40,17 +38,32 @@ pub struct DecodedPacket {
 /// A bad part loses only that part. Never panics, and holds no more than the datagram and
 /// [`DECOMPRESSED_PACKET_BYTES_MAX`] of it inflated.
 pub fn decode_packet(datagram: &[u8], filter: &ClusterFilter) -> DecodedPacket {
+    let mut messages = Vec::new();
+    let errors = read_packet(datagram, filter, |message| {
+        messages.push(message.into_owned());
+    });
+    DecodedPacket { messages, errors }
+}
+
+/// As [`decode_packet`], but hands each good message on as soon as it is read, and copies nothing.
+/// What remains is why the others were dropped.
+pub fn read_packet(
+    datagram: &[u8],
+    filter: &ClusterFilter,
+    take: impl FnMut(MessageRef<'_>),
+) -> Vec<WireError> {
     let mut opener = Opener {
         filter,
         inflate_budget: DECOMPRESSED_PACKET_BYTES_MAX,
         taken: 0,
-        packet: DecodedPacket::default(),
+        take,
+        errors: Vec::new(),
     };
     match unframe(datagram) {
         Ok(message) => opener.open(message, 0, false),
-        Err(error) => opener.packet.errors.push(error),
+        Err(error) => opener.errors.push(error),
     }
-    opener.packet
+    opener.errors
 }
 
 /// Takes the checksum off. It is optional, whatever the sender's version.
@@ -74,16 +87,17 @@ fn unframe(datagram: &[u8]) -> Result<&[u8], WireError> {
     }
 }
 
-struct Opener<'a> {
+struct Opener<'a, Take> {
     filter: &'a ClusterFilter,
     /// Bytes all compressed parts may still inflate to.
     inflate_budget: usize,
     /// Messages and errors so far.
     taken: usize,
-    packet: DecodedPacket,
+    take: Take,
+    errors: Vec<WireError>,
 }
 
-impl Opener<'_> {
+impl<Take: FnMut(MessageRef<'_>)> Opener<'_, Take> {
     /// `depth` is how many containers are around `message`.
     fn open(&mut self, message: &[u8], depth: usize, compressed: bool) {
         if self.taken == MESSAGES_PER_PACKET_MAX {
@@ -109,7 +123,7 @@ impl Opener<'_> {
             _ => match decode_message(type_id, content, self.filter) {
                 Ok(message) => {
                     self.taken += 1;
-                    self.packet.messages.push(message);
+                    (self.take)(message);
                 }
                 Err(error) => self.fail(error),
             },
@@ -145,15 +159,15 @@ impl Opener<'_> {
 
     fn fail(&mut self, error: WireError) {
         self.taken += 1;
-        self.packet.errors.push(error);
+        self.errors.push(error);
     }
 }
 
-fn decode_message(
+fn decode_message<'a>(
     type_id: u8,
-    content: &[u8],
+    content: &'a [u8],
     filter: &ClusterFilter,
-) -> Result<Message, WireError> {
+) -> Result<MessageRef<'a>, WireError> {
     match type_id {
         type_id::PING => body::decode_ping(content).map(Message::Ping),
         type_id::INDIRECT_PING => body::decode_indirect_ping(content).map(Message::IndirectPing),
@@ -161,7 +175,7 @@ fn decode_message(
         type_id::SUSPECT => body::decode_suspect(content, filter).map(Message::Suspect),
         type_id::ALIVE => body::decode_alive(content, filter).map(Message::Alive),
         type_id::DEAD => body::decode_dead(content, filter).map(Message::Dead),
-        type_id::USER => Ok(Message::User(Bytes::copy_from_slice(content))),
+        type_id::USER => Ok(Message::User(content)),
         type_id::NACK => body::decode_nack(content).map(Message::Nack),
         _ => Err(WireError::UnknownType { type_id }),
     }
@@ -177,32 +191,37 @@ fn decode_message(
 /// another node accused at incarnation `u32::MAX`, which it could not refute.
 pub fn encode_message(message: &Message, cluster_name: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
+    write_message(&mut out, &message.borrowed(), cluster_name);
+    out
+}
+
+fn write_message(out: &mut Vec<u8>, message: &MessageRef<'_>, cluster_name: &str) {
     match message {
         Message::Ping(ping) => {
             out.push(type_id::PING);
-            body::encode_ping(&mut out, ping);
+            body::encode_ping(out, ping);
         }
         Message::IndirectPing(ping) => {
             out.push(type_id::INDIRECT_PING);
-            body::encode_indirect_ping(&mut out, ping);
+            body::encode_indirect_ping(out, ping);
         }
         Message::Ack(ack) => {
             out.push(type_id::ACK);
-            body::encode_ack(&mut out, ack);
+            body::encode_ack(out, ack);
         }
         Message::Suspect(suspect) => {
-            let accusation = (suspect.incarnation, &*suspect.node, &*suspect.from);
+            let accusation = (suspect.incarnation, suspect.node, suspect.from);
             out.push(type_id::SUSPECT);
-            body::encode_accusation(&mut out, cluster_name, accusation);
+            body::encode_accusation(out, cluster_name, accusation);
         }
         Message::Alive(alive) => {
             out.push(type_id::ALIVE);
-            body::encode_alive(&mut out, cluster_name, alive);
+            body::encode_alive(out, cluster_name, alive);
         }
         Message::Dead(dead) => {
-            let accusation = (dead.incarnation, &*dead.node, &*dead.from);
+            let accusation = (dead.incarnation, dead.node, dead.from);
             out.push(type_id::DEAD);
-            body::encode_accusation(&mut out, cluster_name, accusation);
+            body::encode_accusation(out, cluster_name, accusation);
         }
         Message::User(content) => {
             out.push(type_id::USER);
@@ -210,10 +229,9 @@ pub fn encode_message(message: &Message, cluster_name: &str) -> Vec<u8> {
         }
         Message::Nack(nack) => {
             out.push(type_id::NACK);
-            body::encode_nack(&mut out, nack);
+            body::encode_nack(out, nack);
         }
     }
-    out
 }
 
 /// `message` compressed, with its type byte.
@@ -227,6 +245,10 @@ pub(super) fn compress(message: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Packets up to this size cannot become shorter: what is left beside the header holds no more
+/// codes of nine bits than for 21 bytes, even if all of them are equal.
+const INCOMPRESSIBLE_BYTES: usize = 22;
+
 /// Packs bare encoded messages into one datagram.
 ///
 /// It refuses what Go peers would misread and knows no other limit: keeping a datagram small is
@@ -237,6 +259,7 @@ pub struct PacketBuilder {
     lengths: Vec<u8>,
     /// The parts, one after the other.
     parts: Vec<u8>,
+    compressor: lzw::Compressor,
 }
 
 impl PacketBuilder {
@@ -248,15 +271,28 @@ impl PacketBuilder {
     /// Adds a message. False, with nothing changed, when a compound cannot take it: it is empty,
     /// longer than [`COMPOUND_PART_BYTES_MAX`], or there are [`COMPOUND_PARTS_MAX`] already.
     pub fn push(&mut self, message: &[u8]) -> bool {
-        let Ok(length) = u16::try_from(message.len()) else {
-            return false;
-        };
-        if length == 0 || self.len() == COMPOUND_PARTS_MAX {
-            return false;
+        self.add(|parts| parts.extend_from_slice(message))
+    }
+
+    /// Adds a message that is yet to be encoded, as [`encode_message`] does it. Result as of
+    /// [`push`](Self::push).
+    pub fn encode(&mut self, message: &MessageRef<'_>, cluster_name: &str) -> bool {
+        self.add(|parts| write_message(parts, message, cluster_name))
+    }
+
+    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let before = self.parts.len();
+        write(&mut self.parts);
+        match u16::try_from(self.parts.len() - before) {
+            Ok(length @ 1..) if self.len() < COMPOUND_PARTS_MAX => {
+                self.lengths.extend_from_slice(&length.to_be_bytes());
+                true
+            }
+            _ => {
+                self.parts.truncate(before);
+                false
+            }
         }
-        self.lengths.extend_from_slice(&length.to_be_bytes());
-        self.parts.extend_from_slice(message);
-        true
     }
 
     /// Messages so far.
@@ -281,31 +317,43 @@ impl PacketBuilder {
     /// The datagram: a single message bare, several as a compound; with `compress` compressed if
     /// that makes it shorter; with `crc` under a checksum, which only peers of protocol version 5
     /// understand. Empty, and not to be sent, when there is no message.
-    pub fn finish(self, compress: bool, crc: bool) -> Vec<u8> {
-        let mut packet = match u8::try_from(self.len()) {
-            Ok(0) => return Vec::new(),
-            Ok(1) => self.parts,
-            Ok(parts) => {
-                let mut packet = Vec::with_capacity(self.bytes() + CRC_HEADER_BYTES);
-                packet.extend_from_slice(&[type_id::COMPOUND, parts]);
-                packet.extend_from_slice(&self.lengths);
-                packet.extend_from_slice(&self.parts);
-                packet
-            }
-            Err(_) => unreachable!("invariant: push takes {COMPOUND_PARTS_MAX} parts at most"),
-        };
-        if compress {
-            let compressed = self::compress(&packet);
-            if compressed.len() < packet.len() {
-                packet = compressed;
+    pub fn finish(&mut self, compress: bool, crc: bool) -> Vec<u8> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let crc_bytes = if crc { CRC_HEADER_BYTES } else { 0 };
+        let mut packet = Vec::with_capacity(self.bytes() + crc_bytes);
+        if crc {
+            packet.extend_from_slice(&[type_id::CRC, 0, 0, 0, 0]);
+        }
+        let start = packet.len();
+        if self.len() > 1 {
+            // As many as fit a byte: there are COMPOUND_PARTS_MAX at most.
+            packet.extend_from_slice(&[type_id::COMPOUND, self.len() as u8]);
+            packet.extend_from_slice(&self.lengths);
+        }
+        packet.extend_from_slice(&self.parts);
+        let plain = packet.len() - start;
+        if compress && plain > INCOMPRESSIBLE_BYTES {
+            let compressed = self.compressor.compress(&packet[start..]);
+            if body::compress_header_bytes(compressed.len()) + compressed.len() < plain {
+                packet.truncate(start);
+                packet.push(type_id::COMPRESS);
+                body::encode_compress(&mut packet, compressed);
+                packet.shrink_to_fit();
             }
         }
         if crc {
-            let mut header = [type_id::CRC, 0, 0, 0, 0];
-            header[1..].copy_from_slice(&crc32fast::hash(&packet).to_be_bytes());
-            packet.splice(..0, header);
+            let sum = crc32fast::hash(&packet[start..]);
+            packet[1..start].copy_from_slice(&sum.to_be_bytes());
         }
         packet
+    }
+
+    /// Without any message again. Keeps its memory for the next packet.
+    pub fn clear(&mut self) {
+        self.lengths.clear();
+        self.parts.clear();
     }
 }
 

@@ -387,8 +387,12 @@ impl Reader {
         filter: &ClusterFilter,
     ) -> Result<Option<StreamMessage>, WireError> {
         self.part = match type_id {
-            type_id::PING => return body::decode_ping(head).map(|m| Some(StreamMessage::Ping(m))),
-            type_id::ACK => return body::decode_ack(head).map(|m| Some(StreamMessage::Ack(m))),
+            type_id::PING => {
+                return body::decode_ping(head).map(|m| Some(StreamMessage::Ping(m.into_owned())));
+            }
+            type_id::ACK => {
+                return body::decode_ack(head).map(|m| Some(StreamMessage::Ack(m.into_owned())));
+            }
             type_id::USER => Part::UserMessage {
                 bytes: body::decode_user_header(head)?,
             },
@@ -447,11 +451,11 @@ pub fn encode_stream(message: &StreamMessage, cluster_name: &str, compress: bool
     match message {
         StreamMessage::Ping(ping) => {
             out.push(type_id::PING);
-            body::encode_ping(&mut out, ping);
+            body::encode_ping(&mut out, &ping.borrowed());
         }
         StreamMessage::Ack(ack) => {
             out.push(type_id::ACK);
-            body::encode_ack(&mut out, ack);
+            body::encode_ack(&mut out, &ack.borrowed());
         }
         StreamMessage::PushPull(table) => {
             let header = body::PushPullHeader {

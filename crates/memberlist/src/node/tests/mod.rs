@@ -55,8 +55,8 @@ impl Bench {
             && *incarnation == u32::MAX
         {
             // Our own encoder refuses to write what nobody could refute.
-            let message = message.clone();
-            self.node.handle_message(self.now, address(99), message);
+            self.node
+                .handle_message(self.now, address(99), message.borrowed());
             return;
         }
         let bytes = encode_message(message, &self.node.config.cluster_name);

@@ -3,8 +3,6 @@
 
 use std::net::Ipv4Addr;
 
-use bytes::Bytes;
-
 use super::{
     super::{
         ClusterFilter,
@@ -31,18 +29,22 @@ pub(super) fn invalid(
 }
 
 /// A name that must be there.
-pub(super) fn name(structure: &'static str, field: &'static str, text: &str) -> Result<String> {
+pub(super) fn name<'a>(
+    structure: &'static str,
+    field: &'static str,
+    text: &'a str,
+) -> Result<&'a str> {
     if text.is_empty() {
         return Err(invalid(structure, field, "empty", "a name"));
     }
     name_or_empty(structure, field, text)
 }
 
-pub(super) fn name_or_empty(
+pub(super) fn name_or_empty<'a>(
     structure: &'static str,
     field: &'static str,
-    text: &str,
-) -> Result<String> {
+    text: &'a str,
+) -> Result<&'a str> {
     if text.len() > NAME_BYTES_MAX {
         return Err(invalid(
             structure,
@@ -55,7 +57,7 @@ pub(super) fn name_or_empty(
         let expected = "a name without control characters";
         return Err(invalid(structure, field, quote(text.as_bytes()), expected));
     }
-    Ok(text.to_owned())
+    Ok(text)
 }
 
 pub(super) fn raw_ip(structure: &'static str, field: &'static str, bytes: &[u8]) -> Result<RawIp> {
@@ -84,20 +86,20 @@ pub(super) fn node_addr(structure: &'static str, bytes: &[u8]) -> Result<RawIp> 
     Ok(addr)
 }
 
-pub(super) fn bytes_up_to(
+pub(super) fn bytes_up_to<'a>(
     structure: &'static str,
     field: &'static str,
-    bytes: &[u8],
+    bytes: &'a [u8],
     (max, expected): (usize, &'static str),
-) -> Result<Bytes> {
+) -> Result<&'a [u8]> {
     if bytes.len() > max {
         let value = format!("{} bytes long", bytes.len());
         return Err(invalid(structure, field, value, expected));
     }
-    Ok(Bytes::copy_from_slice(bytes))
+    Ok(bytes)
 }
 
-pub(super) fn meta(structure: &'static str, bytes: &[u8]) -> Result<Bytes> {
+pub(super) fn meta<'a>(structure: &'static str, bytes: &'a [u8]) -> Result<&'a [u8]> {
     bytes_up_to(
         structure,
         "Meta",
@@ -121,12 +123,12 @@ pub(super) fn versions(structure: &'static str, bytes: &[u8]) -> Result<Versions
 
 /// Where the requester wants its ack, when it gave an address and a port. Anything less is as
 /// good as nothing: the ack then goes where the datagram came from.
-pub(super) fn source(
+pub(super) fn source<'a>(
     structure: &'static str,
     addr: &[u8],
     port: u16,
-    node: &str,
-) -> Result<Option<Source>> {
+    node: &'a str,
+) -> Result<Option<Source<&'a str>>> {
     let node = name_or_empty(structure, "SourceNode", node)?;
     Ok(RawIp::from_bytes(addr)
         .filter(|_| port != 0)

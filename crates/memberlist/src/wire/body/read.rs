@@ -1,6 +1,8 @@
 //! Each structure from its bytes. A `decode_` function takes input that starts with the structure
 //! and ignores what follows it.
 
+use bytes::Bytes;
+
 use super::{
     super::{
         ClusterFilter,
@@ -20,7 +22,7 @@ use super::{
 };
 
 /// A probe may leave the name out: it is then for whoever gets it.
-pub(in crate::wire) fn decode_ping(input: &[u8]) -> Result<Ping> {
+pub(in crate::wire) fn decode_ping(input: &[u8]) -> Result<Ping<&str>> {
     let structure = "ping";
     let (mut node, mut seq_no) = ("", 0);
     let (mut source_addr, mut source_port, mut source_node) = (&[][..], 0, "");
@@ -42,7 +44,7 @@ pub(in crate::wire) fn decode_ping(input: &[u8]) -> Result<Ping> {
     })
 }
 
-pub(in crate::wire) fn decode_indirect_ping(input: &[u8]) -> Result<IndirectPing> {
+pub(in crate::wire) fn decode_indirect_ping(input: &[u8]) -> Result<IndirectPing<&str>> {
     let structure = "indirectPingReq";
     let (mut nack, mut node, mut port, mut seq_no, mut target) = (false, "", 0, 0, &[][..]);
     let (mut source_addr, mut source_port, mut source_node) = (&[][..], 0, "");
@@ -70,7 +72,7 @@ pub(in crate::wire) fn decode_indirect_ping(input: &[u8]) -> Result<IndirectPing
     })
 }
 
-pub(in crate::wire) fn decode_ack(input: &[u8]) -> Result<Ack> {
+pub(in crate::wire) fn decode_ack(input: &[u8]) -> Result<Ack<&[u8]>> {
     let structure = "ackResp";
     let (mut payload, mut seq_no) = (&[][..], 0);
     let mut record = Record::open(structure, input)?;
@@ -99,7 +101,10 @@ pub(in crate::wire) fn decode_nack(input: &[u8]) -> Result<Nack> {
     Ok(Nack { seq_no })
 }
 
-pub(in crate::wire) fn decode_suspect(input: &[u8], filter: &ClusterFilter) -> Result<Suspect> {
+pub(in crate::wire) fn decode_suspect<'a>(
+    input: &'a [u8],
+    filter: &ClusterFilter,
+) -> Result<Suspect<&'a str>> {
     let (incarnation, node, from) = accusation("suspect", input, filter)?;
     Ok(Suspect {
         incarnation,
@@ -108,7 +113,10 @@ pub(in crate::wire) fn decode_suspect(input: &[u8], filter: &ClusterFilter) -> R
     })
 }
 
-pub(in crate::wire) fn decode_dead(input: &[u8], filter: &ClusterFilter) -> Result<Dead> {
+pub(in crate::wire) fn decode_dead<'a>(
+    input: &'a [u8],
+    filter: &ClusterFilter,
+) -> Result<Dead<&'a str>> {
     let (incarnation, node, from) = accusation("dead", input, filter)?;
     Ok(Dead {
         incarnation,
@@ -118,11 +126,11 @@ pub(in crate::wire) fn decode_dead(input: &[u8], filter: &ClusterFilter) -> Resu
 }
 
 /// Suspect and dead have the same fields: incarnation, node, from.
-fn accusation(
+fn accusation<'a>(
     structure: &'static str,
-    input: &[u8],
+    input: &'a [u8],
     filter: &ClusterFilter,
-) -> Result<(u32, String, String)> {
+) -> Result<(u32, &'a str, &'a str)> {
     let (mut cluster, mut from, mut incarnation, mut node) = (None, "", 0, "");
     let mut record = Record::open(structure, input)?;
     while let Some(field) = record.next()? {
@@ -139,7 +147,10 @@ fn accusation(
     Ok((incarnation, node, name_or_empty(structure, "From", from)?))
 }
 
-pub(in crate::wire) fn decode_alive(input: &[u8], filter: &ClusterFilter) -> Result<Alive> {
+pub(in crate::wire) fn decode_alive<'a>(
+    input: &'a [u8],
+    filter: &ClusterFilter,
+) -> Result<Alive<&'a str, &'a [u8]>> {
     let structure = "alive";
     let (mut addr, mut cluster, mut incarnation) = (&[][..], None, 0);
     let (mut meta_bytes, mut node, mut port, mut vsn) = (&[][..], "", 0, &[][..]);
@@ -219,10 +230,10 @@ pub(in crate::wire) fn decode_push_node(input: &[u8]) -> Result<PushNode> {
         alive_incarnation(structure, incarnation)?;
     }
     Ok(PushNode {
-        name: name(structure, "Name", node)?,
+        name: name(structure, "Name", node)?.to_owned(),
         addr: node_addr(structure, addr)?,
         port,
-        meta: meta(structure, meta_bytes)?,
+        meta: Bytes::copy_from_slice(meta(structure, meta_bytes)?),
         incarnation,
         state,
         versions: versions(structure, vsn)?,

@@ -9,19 +9,19 @@ use super::{
     PushPullHeader,
 };
 
-pub(in crate::wire) fn encode_ping(out: &mut Vec<u8>, ping: &Ping) {
+pub(in crate::wire) fn encode_ping(out: &mut Vec<u8>, ping: &Ping<&str>) {
     let mut writer = Writer(out);
     writer.map(2 + source_fields(ping.source.as_ref()));
     writer
-        .text("Node", &ping.node)
+        .text("Node", ping.node)
         .unsigned("SeqNo", ping.seq_no.into());
     encode_source(&mut writer, ping.source.as_ref());
 }
 
-pub(in crate::wire) fn encode_indirect_ping(out: &mut Vec<u8>, ping: &IndirectPing) {
+pub(in crate::wire) fn encode_indirect_ping(out: &mut Vec<u8>, ping: &IndirectPing<&str>) {
     let mut writer = Writer(out);
     writer.map(5 + source_fields(ping.source.as_ref()));
-    writer.bool("Nack", ping.nack).text("Node", &ping.node);
+    writer.bool("Nack", ping.nack).text("Node", ping.node);
     writer
         .unsigned("Port", ping.port.into())
         .unsigned("SeqNo", ping.seq_no.into());
@@ -30,27 +30,27 @@ pub(in crate::wire) fn encode_indirect_ping(out: &mut Vec<u8>, ping: &IndirectPi
 }
 
 /// The only fields Go leaves out when they are empty.
-fn source_fields(source: Option<&Source>) -> u8 {
+fn source_fields(source: Option<&Source<&str>>) -> u8 {
     source.map_or(0, |source| {
         1 + u8::from(!source.node.is_empty()) + u8::from(source.port != 0)
     })
 }
 
-fn encode_source(writer: &mut Writer<'_>, source: Option<&Source>) {
+fn encode_source(writer: &mut Writer<'_>, source: Option<&Source<&str>>) {
     let Some(source) = source else { return };
     writer.bytes("SourceAddr", source.addr.as_bytes());
     if !source.node.is_empty() {
-        writer.text("SourceNode", &source.node);
+        writer.text("SourceNode", source.node);
     }
     if source.port != 0 {
         writer.unsigned("SourcePort", source.port.into());
     }
 }
 
-pub(in crate::wire) fn encode_ack(out: &mut Vec<u8>, ack: &Ack) {
+pub(in crate::wire) fn encode_ack(out: &mut Vec<u8>, ack: &Ack<&[u8]>) {
     Writer(out)
         .map(2)
-        .bytes("Payload", &ack.payload)
+        .bytes("Payload", ack.payload)
         .unsigned("SeqNo", ack.seq_no.into());
 }
 
@@ -78,7 +78,11 @@ pub(in crate::wire) fn encode_accusation(
         .text("Node", node);
 }
 
-pub(in crate::wire) fn encode_alive(out: &mut Vec<u8>, cluster_name: &str, alive: &Alive) {
+pub(in crate::wire) fn encode_alive(
+    out: &mut Vec<u8>,
+    cluster_name: &str,
+    alive: &Alive<&str, &[u8]>,
+) {
     debug_assert!(
         alive.incarnation > 0,
         "{} alive at incarnation 0",
@@ -91,9 +95,9 @@ pub(in crate::wire) fn encode_alive(out: &mut Vec<u8>, cluster_name: &str, alive
         .text("ClusterName", cluster_name);
     writer
         .unsigned("Incarnation", alive.incarnation.into())
-        .bytes("Meta", &alive.meta);
+        .bytes("Meta", alive.meta);
     writer
-        .text("Node", &alive.node)
+        .text("Node", alive.node)
         .unsigned("Port", alive.port.into());
     writer.bytes("Vsn", &alive.versions.0);
 }
@@ -146,4 +150,13 @@ pub(in crate::wire) fn encode_error(out: &mut Vec<u8>, text: &str) {
 
 pub(in crate::wire) fn encode_compress(out: &mut Vec<u8>, data: &[u8]) {
     Writer(out).map(2).unsigned("Algo", 0).bytes("Buf", data);
+}
+
+/// Bytes of a message around `data` compressed bytes: its type and what [`encode_compress`] adds.
+pub(in crate::wire) fn compress_header_bytes(data: usize) -> usize {
+    match data {
+        0..=31 => 13,
+        32..=0xffff => 15,
+        _ => 17,
+    }
 }

@@ -11,6 +11,7 @@ use crate::wire::{
     limits::NAME_BYTES_MAX,
     message::*,
 };
+use bytes::Bytes;
 
 fn filter(name: &str) -> ClusterFilter {
     ClusterFilter {

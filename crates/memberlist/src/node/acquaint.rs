@@ -1,0 +1,89 @@
+//! What lets large clusters be simulated: rows go from node to node as they are. A cluster comes
+//! into being at once, every node given the rows of all others as if it had known them for long;
+//! and states are exchanged without bytes. Nothing here belongs to the protocol, and no shell needs
+//! it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Node;
+use super::table::{Announced, Entry};
+use crate::wire::message::{NodeState, PushNode};
+
+/// What a node holds of another one, or of itself. Whoever is given it shares it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    announced: Arc<Announced>,
+    incarnation: u32,
+    state: NodeState,
+}
+
+impl From<&Entry> for Known {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            announced: entry.announced.clone(),
+            incarnation: entry.incarnation,
+            state: entry.state,
+        }
+    }
+}
+
+impl Node {
+    /// Our own row.
+    pub(crate) fn introduction(&self) -> Option<Known> {
+        self.table.find(&self.config.name).map(Known::from)
+    }
+
+    /// All rows, as [`Node::push_pull`] says them to our own kind.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        self.table
+            .iter()
+            .filter(|entry| entry.incarnation < u32::MAX || entry.state == NodeState::Alive)
+            .map(Known::from)
+            .collect()
+    }
+
+    /// Takes over all rows with names we do not know. Neither peers nor the application hear of
+    /// it, and what was to be said about ourselves is taken as said.
+    pub(crate) fn acquaint(&mut self, now: Instant, others: &[Known]) {
+        let rows = others.iter().map(|other| Entry {
+            announced: other.announced.clone(),
+            state_change: now,
+            suspicion: None,
+            answered: None,
+            incarnation: other.incarnation,
+            state: other.state,
+        });
+        self.table.extend(rows, &mut self.rng);
+        self.members_version += 1;
+        self.membership.remove(&self.config.name);
+        self.eager.clear();
+    }
+
+    /// As [`Node::merge`] of a state exchange between nodes of the same versions.
+    pub(crate) fn merge_known(&mut self, now: Instant, rows: &[Known]) {
+        self.counters.merges += 1;
+        for row in rows {
+            let name = &row.announced.name;
+            let old = row.state == NodeState::Alive
+                && self.table.find(name).is_some_and(|entry| {
+                    entry.state == NodeState::Alive
+                        && entry.incarnation >= row.incarnation
+                        && Arc::ptr_eq(&entry.announced, &row.announced)
+                        && *name != self.config.name
+                });
+            if !old {
+                let node = PushNode {
+                    name: name.clone(),
+                    addr: row.announced.addr,
+                    port: row.announced.port,
+                    meta: row.announced.meta.clone(),
+                    incarnation: row.incarnation,
+                    state: row.state,
+                    versions: row.announced.versions,
+                };
+                self.merge_node(now, node);
+            }
+        }
+    }
+}
