@@ -13,6 +13,8 @@ pub mod wire;
 
 #[cfg(feature = "driver")]
 pub use driver::{Delegate, Handle, JoinOutcome, StartError, Stats, start};
-pub use node::{CLUSTER_NAME_BYTES_MAX, Config, Event, Member, STREAM_USER_BYTES_MAX, Subnet};
+pub use node::{
+    CLUSTER_NAME_BYTES_MAX, Config, Event, Member, Priority, STREAM_USER_BYTES_MAX, Subnet,
+};
 pub use wire::message::{NodeState, Versions};
 pub use wire::{Key, Keyring, KeyringError};

@@ -20,7 +20,7 @@ use super::meters::Shared;
 use super::pending::Pending;
 use super::security::{self, Security};
 use super::streams::Streams;
-use crate::node::{Event, Member, MergeError, Node, StreamRequest, Transmit};
+use crate::node::{Event, Member, MergeError, Node, Priority, StreamRequest, Transmit};
 use crate::wire::message::PushPull;
 
 /// Largest datagram there is.
@@ -44,6 +44,7 @@ pub(super) enum Command {
     Broadcast {
         key: Option<String>,
         payload: Bytes,
+        priority: Priority,
     },
     Seeds(Vec<SocketAddr>),
     /// Our side of a state exchange, without the application's state, and who is at this address.
@@ -190,7 +191,11 @@ impl Core {
     fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
         match command {
-            Command::Broadcast { key, payload } => self.node.broadcast(key, payload),
+            Command::Broadcast {
+                key,
+                payload,
+                priority,
+            } => self.node.broadcast_with(key, payload, &priority),
             Command::Seeds(seeds) => self.node.add_seeds(now, &seeds),
             // Who asked may have given up meanwhile; then nobody reads the answer.
             Command::PushPull { join, peer, reply } => {

@@ -35,7 +35,7 @@ use self::core::{Command, Core};
 use self::meters::Shared;
 use self::security::Security;
 use self::streams::Streams;
-use crate::node::{ConfigError, Node, StreamRequest};
+use crate::node::{ConfigError, Node, Priority, StreamRequest};
 use crate::wire::{Key, Keyring, KeyringError};
 
 pub use self::meters::Stats;
@@ -191,7 +191,16 @@ impl Handle {
     /// Spreads a message to all members, see [`Node::broadcast`]. Never waits: when far too many
     /// are under way already the message is dropped and counted.
     pub fn broadcast(&self, key: Option<String>, payload: Bytes) {
-        let command = Command::Broadcast { key, payload };
+        self.broadcast_with(key, payload, Priority::default());
+    }
+
+    /// The same, for one of several sources, and perhaps urgent, see [`Node::broadcast_with`].
+    pub fn broadcast_with(&self, key: Option<String>, payload: Bytes, priority: Priority) {
+        let command = Command::Broadcast {
+            key,
+            payload,
+            priority,
+        };
         if self.inner.commands.try_send(command).is_err() {
             self.inner.shared.meters.broadcasts_dropped.add(1);
         }

@@ -58,6 +58,7 @@ impl Node {
         self.members_version += 1;
         self.membership.remove(&self.config.name);
         self.eager.clear();
+        self.eager_urgent = 0;
     }
 
     /// As [`Node::merge`] of a state exchange between nodes of the same versions.

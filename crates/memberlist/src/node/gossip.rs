@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::queue::transmit_limit;
+use super::queue::{Priority, transmit_limit};
 use super::{Node, STREAM_USER_BYTES_MAX, StreamRequest, Transmit, UserKey};
 use crate::wire::encode_message;
 use crate::wire::limits::COMPOUND_PARTS_MAX;
@@ -36,6 +36,12 @@ impl Node {
     /// has been transmitted often enough for the size of the cluster. A message with a `key`
     /// replaces an older one of that key which is still on its way.
     pub fn broadcast(&mut self, key: Option<String>, payload: Bytes) {
+        self.broadcast_with(key, payload, &Priority::default());
+    }
+
+    /// The same, for one of several sources, and perhaps urgent. When there is more to say than
+    /// room, sources take turns and what is urgent goes first.
+    pub fn broadcast_with(&mut self, key: Option<String>, payload: Bytes, priority: &Priority) {
         if payload.is_empty() {
             return;
         }
@@ -53,15 +59,27 @@ impl Node {
             return;
         }
         let encoded = self.encode(&Message::User(payload));
-        self.eager.push_back(encoded.clone());
-        self.eager.truncate(EAGER_MAX);
-        self.user.push(key, encoded);
+        let at = if priority.urgent {
+            self.eager_urgent
+        } else {
+            self.eager.len()
+        };
+        self.eager.insert(at, encoded.clone());
+        self.eager_urgent += usize::from(priority.urgent);
+        self.bound_eager();
+        self.user.push_in_turn(key, encoded, priority);
         while self.user.len() > self.config.broadcasts_max
             || self.user.bytes() > USER_QUEUE_BYTES_MAX
         {
             self.counters.broadcasts_overflowed += 1;
             self.user.drop_last();
         }
+    }
+
+    /// What does not fit waits for its gossip round.
+    pub(super) fn bound_eager(&mut self) {
+        self.eager.truncate(EAGER_MAX);
+        self.eager_urgent = self.eager_urgent.min(self.eager.len());
     }
 
     fn broadcast_by_stream(&mut self, payload: &Bytes) {
@@ -124,6 +142,7 @@ impl Node {
         }
         let targets = self.sample_live(self.config.gossip_nodes);
         let budget = self.config.eager_bytes_per_interval;
+        self.eager_urgent = 0;
         while let Some(first) = self.eager.pop_front() {
             let mut size = COMPOUND_BYTES + PART_BYTES + first.len();
             self.packet.push(&first);

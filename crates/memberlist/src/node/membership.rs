@@ -4,7 +4,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::gossip::EAGER_MAX;
 use super::suspicion::{Span, Suspicion};
 use super::table::Entry;
 use super::timers::Timer;
@@ -370,7 +369,8 @@ impl Node {
         let encoded = self.encode(&message);
         if origin == Origin::Ourselves {
             self.eager.push_front(encoded.clone());
-            self.eager.truncate(EAGER_MAX);
+            self.eager_urgent += 1;
+            self.bound_eager();
         }
         self.membership.push(name.to_owned(), encoded);
     }

@@ -56,6 +56,7 @@ pub use self::config::{
     STREAM_USER_BYTES_MAX,
 };
 pub use self::counters::Counters;
+pub use self::queue::Priority;
 pub use self::subnet::{Subnet, SubnetError};
 pub use self::sync::MergeError;
 pub use self::table::Member;
@@ -184,6 +185,8 @@ pub struct Node {
     user_unnamed: u64,
     /// Encoded broadcasts that should leave before the next gossip round, system ones in front.
     eager: VecDeque<Bytes>,
+    /// How many of them are urgent: those in front.
+    eager_urgent: usize,
     eager_bytes_spent: usize,
     /// The datagram being packed; empty in between.
     packet: PacketBuilder,
@@ -226,6 +229,7 @@ impl Node {
             user: TransmitQueue::new(),
             user_unnamed: 0,
             eager: VecDeque::new(),
+            eager_urgent: 0,
             eager_bytes_spent: 0,
             packet: PacketBuilder::new(),
             rejoin: Rejoin::default(),

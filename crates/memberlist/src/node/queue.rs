@@ -1,9 +1,14 @@
 //! A queue whose entries leave after a number of transmits, fewest transmitted first, after
 //! `queue.go` of hashicorp/memberlist. A newer entry of the same key replaces the older one.
+//!
+//! Among equally often transmitted ones the sources take turns, which Go does not do: the first
+//! entry of every source comes before the second of any, so that a burst of one host does not delay
+//! another's single change.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,13 +18,29 @@ pub(super) fn transmit_limit(mult: u32, members: usize) -> u32 {
     mult.saturating_mul(nines)
 }
 
-/// Fewest transmits, then longest, then newest.
-type Rank = (u32, Reverse<usize>, Reverse<u64>);
+/// How an application's broadcasts compete when there is more to say than room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Priority {
+    /// Whose news it is. Sources take turns.
+    pub source: String,
+    /// Whether it goes before what is not urgent, of the same turn.
+    pub urgent: bool,
+}
+
+/// Fewest transmits first; then by turn of the source, urgent ones first.
+type Class = (u32, u32, bool);
+
+/// Of a class the longest first, then the newest.
+type Rank = (Class, Reverse<usize>, Reverse<u64>);
+
+/// Classes looked through for something that fits into what little room is left.
+const CLASSES_TRIED_MAX: usize = 32;
 
 #[derive(Debug)]
 struct Entry<K> {
     key: K,
     bytes: Bytes,
+    source: Option<Arc<str>>,
 }
 
 /// Broadcasts in the order in which they are to be sent. Keys are unique.
@@ -30,6 +51,8 @@ pub(super) struct TransmitQueue<K> {
     ranks: BTreeMap<K, Rank>,
     /// Taken and not yet put back. Nothing is pushed or removed meanwhile.
     taken: Vec<(Rank, Entry<K>)>,
+    /// Entries of each source, urgent ones and others.
+    sources: BTreeMap<Arc<str>, [u32; 2]>,
     next_id: u64,
     bytes: usize,
 }
@@ -40,6 +63,7 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
             entries: BTreeMap::new(),
             ranks: BTreeMap::new(),
             taken: Vec::new(),
+            sources: BTreeMap::new(),
             next_id: 0,
             bytes: 0,
         }
@@ -47,21 +71,50 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     /// Queues `bytes` with no transmits yet; an older entry of this key is gone.
     pub(super) fn push(&mut self, key: K, bytes: Bytes) {
+        self.insert(key, bytes, None, (0, 0, false));
+    }
+
+    /// The same, taking turns with other sources.
+    pub(super) fn push_in_turn(&mut self, key: K, bytes: Bytes, priority: &Priority) {
         self.remove(&key);
-        let rank = (0, Reverse(bytes.len()), Reverse(self.next_id));
+        let source = match self.sources.get_key_value(priority.source.as_str()) {
+            Some((source, _)) => source.clone(),
+            None => priority.source.as_str().into(),
+        };
+        let counts = self.sources.entry(source.clone()).or_default();
+        let count = &mut counts[usize::from(!priority.urgent)];
+        let turn = *count;
+        *count += 1;
+        self.insert(key, bytes, Some(source), (0, turn, !priority.urgent));
+    }
+
+    fn insert(&mut self, key: K, bytes: Bytes, source: Option<Arc<str>>, class: Class) {
+        self.remove(&key);
+        let rank = (class, Reverse(bytes.len()), Reverse(self.next_id));
         self.next_id += 1;
         self.bytes += bytes.len();
         self.ranks.insert(key.clone(), rank);
-        self.entries.insert(rank, Entry { key, bytes });
+        self.entries.insert(rank, Entry { key, bytes, source });
     }
 
     pub(super) fn remove(&mut self, key: &K) {
-        if let Some(entry) = self
-            .ranks
-            .remove(key)
-            .and_then(|rank| self.entries.remove(&rank))
+        if let Some(rank) = self.ranks.remove(key)
+            && let Some(entry) = self.entries.remove(&rank)
         {
             self.bytes -= entry.bytes.len();
+            self.count_out(&entry, rank.0);
+        }
+    }
+
+    /// An entry has left for good.
+    fn count_out(&mut self, entry: &Entry<K>, (_, _, late): Class) {
+        let Some(source) = &entry.source else { return };
+        if let Some(counts) = self.sources.get_mut(source) {
+            let count = &mut counts[usize::from(late)];
+            *count = count.saturating_sub(1);
+            if *counts == [0, 0] {
+                self.sources.remove(source);
+            }
         }
     }
 
@@ -80,11 +133,12 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     /// Drops the entry that has been sent most often, the shortest and oldest of those.
     pub(super) fn drop_last(&mut self) -> bool {
-        let Some((_, entry)) = self.entries.pop_last() else {
+        let Some((rank, entry)) = self.entries.pop_last() else {
             return false;
         };
         self.bytes -= entry.bytes.len();
         self.ranks.remove(&entry.key);
+        self.count_out(&entry, rank.0);
         true
     }
 
@@ -98,17 +152,24 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
         count: usize,
     ) -> impl ExactSizeIterator<Item = &Bytes> {
         let before = self.taken.len();
-        let mut tier = self.entries.first_key_value().map_or(0, |(rank, _)| rank.0);
+        let first = self.entries.first_key_value();
+        let mut class = first.map_or((0, 0, false), |(rank, _)| rank.0);
+        let mut passed = 0;
         while self.taken.len() - before < count && *free > overhead {
-            let longest = (tier, Reverse(*free - overhead), Reverse(u64::MAX));
+            let longest = (class, Reverse(*free - overhead), Reverse(u64::MAX));
             let Some((&rank, _)) = self.entries.range(longest..).next() else {
                 break;
             };
-            if rank.0 > tier {
-                tier = rank.0;
-                // The longest entry of the new tier may be too long: look again from its top.
+            if rank.0 > class {
+                // The longest entry of the next class may be too long: look again from its top.
+                class = rank.0;
+                passed += 1;
+                if passed > CLASSES_TRIED_MAX {
+                    break;
+                }
                 continue;
             }
+            passed = 0;
             let Some(entry) = self.entries.remove(&rank) else {
                 break;
             };
@@ -122,9 +183,10 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
     /// Counts a transmit for everything taken and puts it back, except what has now had its
     /// `limit` of transmits.
     pub(super) fn put_back(&mut self, limit: u32) {
-        for ((transmits, length, id), entry) in self.taken.drain(..) {
+        for ((class, length, id), entry) in std::mem::take(&mut self.taken) {
+            let (transmits, turn, late) = class;
             if transmits + 1 < limit {
-                let rank = (transmits + 1, length, id);
+                let rank = ((transmits + 1, turn, late), length, id);
                 if let Some(known) = self.ranks.get_mut(&entry.key) {
                     *known = rank;
                 }
@@ -132,6 +194,7 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
                 self.entries.insert(rank, entry);
             } else {
                 self.ranks.remove(&entry.key);
+                self.count_out(&entry, class);
             }
         }
     }
@@ -175,6 +238,45 @@ mod tests {
             ["4"],
             "only the one that fits, though sent more often"
         );
+    }
+
+    #[test]
+    fn sources_take_turns_and_what_is_urgent_goes_first() {
+        let priority = |source: &str, urgent| Priority {
+            source: source.to_owned(),
+            urgent,
+        };
+        let mut queue = TransmitQueue::new();
+        let mut say = |key: &'static str, source, urgent| {
+            queue.push_in_turn(
+                key,
+                Bytes::from_static(key.as_bytes()),
+                &priority(source, urgent),
+            );
+        };
+        for key in ["a1", "a2", "a3"] {
+            say(key, "a", false);
+        }
+        say("b1", "b", false);
+        say("a!", "a", true);
+        say("c!", "c", true);
+        let order = |queue: &mut TransmitQueue<&'static str>| -> Vec<Bytes> {
+            std::iter::from_fn(|| {
+                let mut free = 4;
+                queue.take(&mut free, 2, 1).next().cloned()
+            })
+            .collect()
+        };
+        assert_eq!(order(&mut queue), ["c!", "a!", "b1", "a1", "a2", "a3"]);
+        queue.put_back(9);
+        // A newcomer that has not been sent comes before all that were.
+        let late = Bytes::from_static(b"a4");
+        queue.push_in_turn("a4", late, &priority("a", false));
+        assert_eq!(order(&mut queue)[..2], ["a4", "c!"]);
+        queue.put_back(2);
+        assert_eq!(queue.sources.len(), 1, "only what was sent once is left");
+        queue.remove(&"a4");
+        assert!(queue.sources.is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use catalog::{Now, Service, Snapshot, json};
+use memberlist::Priority;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
@@ -365,10 +366,15 @@ impl Registry {
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
         for record in effects.broadcasts {
-            self.gossip.broadcast(
-                Some(key(&record)),
-                Bytes::from(json::encode_service(&record)),
-            );
+            let priority = Priority {
+                source: record.hostname.clone(),
+                // Who is routed to what is gone loses requests; who learns late of what has come
+                // only has fewer to choose from.
+                urgent: !record.is_alive(),
+            };
+            let payload = Bytes::from(json::encode_service(&record));
+            self.gossip
+                .broadcast_with(Some(key(&record)), payload, priority);
         }
         for change in effects.changes {
             let service = &change.service;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::gossip::EAGER_MAX;
+use super::super::queue::Priority;
 use super::super::sync::push_pull_scale;
 use super::*;
 use crate::wire::{Key, Keyring};
@@ -348,5 +349,57 @@ fn a_forgotten_member_is_looked_for() {
     assert!(
         requests.iter().all(|request| *request == wanted),
         "not the one that left"
+    );
+}
+
+#[test]
+fn a_burst_of_one_source_delays_another_s_change_by_a_round_at_most() {
+    let mut bench = Bench::with(|config| {
+        config.probe_interval = Duration::ZERO;
+        config.push_pull_interval = Duration::ZERO;
+        config.rejoin_interval = Duration::ZERO;
+        // Nothing leaves ahead of its round.
+        config.eager_bytes_per_interval = 0;
+    });
+    bench.fill(5);
+    bench.pass(Duration::from_secs(5));
+    bench.transmits();
+    let say = |bench: &mut Bench, source: &str, number: usize, urgent: bool| {
+        let priority = Priority {
+            source: source.to_owned(),
+            urgent,
+        };
+        let text = format!("{source} {number} {}", "x".repeat(280));
+        let key = format!("{source} {number}");
+        bench
+            .node
+            .broadcast_with(Some(key), Bytes::from(text), &priority);
+    };
+    for number in 0..1000 {
+        say(&mut bench, "burst", number, number % 2 == 0);
+    }
+    say(&mut bench, "other", 0, false);
+    bench.pass(bench.node.config.gossip_interval);
+    let heard: Vec<Bytes> = bench
+        .transmits()
+        .into_iter()
+        .flat_map(|(_, messages)| messages)
+        .filter_map(|message| match message {
+            Message::User(bytes) => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    assert!(heard.len() < 1000, "a round has no room for all of it");
+    assert!(heard.iter().any(|text| text.starts_with(b"other 0")));
+    let first = heard.iter().filter(|text| text.starts_with(b"burst"));
+    let numbers = first.map(|text| {
+        let text = String::from_utf8_lossy(text);
+        let number = text.split(' ').nth(1).map(str::parse::<usize>);
+        number.expect("a number").expect("a number")
+    });
+    let odd = numbers.filter(|number| number % 2 == 1).count();
+    assert!(
+        odd * 2 <= heard.len() + 2,
+        "urgent ones take turns with the others or lead"
     );
 }
