@@ -143,7 +143,7 @@ fn peak_memory() -> String {
 /// 1,000 hosts, 1 % of the datagrams lost: how many live hosts are declared dead?
 fn losses(minutes: f64, hours: Option<f64>) {
     const HOSTS: usize = 1000;
-    let mut network = cluster(2, HOSTS, |_| {});
+    let mut network = acquainted(2, HOSTS);
     network.set_faults(Faults {
         loss: 0.01,
         ..Faults::default()
