@@ -28,6 +28,8 @@ const SUSPICION: Duration = Duration::from_secs(40);
 /// seconds.
 const GOODBYE: Duration = Duration::from_secs(2);
 const SPREAD: Duration = Duration::from_secs(10);
+/// Time for an event to go round.
+const AGAIN: Duration = Duration::from_secs(3);
 const LOSS: Duration = Duration::from_secs(20);
 const LOSS_PERCENT: u8 = 10;
 
@@ -180,10 +182,16 @@ fn agents_announce_services_past_serf(cluster: &Cluster) {
     eventually("every agent lists every service", SPREAD, || {
         cluster.lists(&services())
     });
-    // And Serf's own messages are not lost among our agents.
-    let sent = cluster.serfs[4].command(&["event", "deploy", "past-the-agents"]);
-    assert!(sent.status.success(), "serf event: {sent:?}");
+    // And Serf's own messages are not lost among our agents. Serf sends an event eight times and only
+    // Serf passes it on; of ten members, half of them ours, one in about forty times somebody hears
+    // nothing. So it is said again.
+    let mut said: Option<Instant> = None;
     eventually("every Serf agent hears of an event", SPREAD, || {
+        if said.is_none_or(|at| at.elapsed() > AGAIN) {
+            let sent = cluster.serfs[4].command(&["event", "deploy", "past-the-agents"]);
+            assert!(sent.status.success(), "serf event: {sent:?}");
+            said = Some(Instant::now());
+        }
         each(&cluster.serfs, |serf| {
             let heard = serf.mentions("user-event: deploy") > 0;
             heard

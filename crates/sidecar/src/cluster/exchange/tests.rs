@@ -205,6 +205,15 @@ fn a_go_sidecar_gets_the_whole_state() {
 }
 
 #[test]
+fn what_others_say_is_not_taken_for_ours() {
+    for kind in 0..=16_u8 {
+        assert!(!Message::is(&[kind, b'R']), "a message of Serf");
+    }
+    assert!(!Message::is(b"{\"Servers\":{}}"));
+    assert!(Message::is(&Message::Same.encode()));
+}
+
+#[test]
 fn what_cannot_be_read_is_refused() {
     let digest = Box::new(Digest::default());
     let from = "h0".to_owned();
@@ -214,14 +223,14 @@ fn what_cannot_be_read_is_refused() {
     long.push(0);
     for bad in [
         &b""[..],
-        b"\x01",
+        b"\xd1",
         b"{}",
-        b"\x01X",
-        b"\x01R1234567",
-        b"\x01S.",
-        b"\x01O\xff",
-        b"\x01O\x02h0",
-        b"\x01A\x02\xff\xff[]",
+        b"\xd1X",
+        b"\xd1R1234567",
+        b"\xd1S.",
+        b"\xd1O\xff",
+        b"\xd1O\x02h0",
+        b"\xd1A\x02\xff\xff[]",
         &good[..good.len() - 1],
         &long,
     ] {
