@@ -2,22 +2,21 @@
 
 use catalog::{Service, json};
 
-/// Reads `input` as a record and as a state.
+/// Reads `input` as a record, as a state and as a list of records.
 pub fn run(input: &[u8]) {
-    match json::decode_service(input) {
-        Ok(service) => reads_back(&service),
-        Err(error) => check_error(&error),
-    }
-    match json::decode_state(input) {
-        Ok(records) => {
-            for record in records {
-                match record {
-                    Ok(service) => reads_back(&service),
-                    Err(error) => check_error(&error),
-                }
-            }
+    check_record(&json::decode_service(input));
+    for records in [json::decode_state(input), json::decode_records(input)] {
+        match records {
+            Ok(records) => records.iter().for_each(check_record),
+            Err(error) => check_error(&error),
         }
-        Err(error) => check_error(&error),
+    }
+}
+
+fn check_record(record: &Result<Service, json::DecodeError>) {
+    match record {
+        Ok(service) => reads_back(service),
+        Err(error) => check_error(error),
     }
 }
 

@@ -7,7 +7,7 @@
 //! | [`packet`] | a datagram | what is read is written and read again the same |
 //! | [`stream`] | cuts, then a stream | the cuts change nothing |
 //! | [`node`] | a sequence of operations | the invariants of a member, after each |
-//! | [`catalog_json`] | a record or a state | what is accepted survives writing and reading |
+//! | [`catalog_json`] | a record, a list of such or a state | what is accepted survives writing and reading |
 //! | [`template`] | a template | parsing and executing end, within bounds |
 
 pub mod catalog_json;
