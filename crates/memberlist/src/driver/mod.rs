@@ -238,30 +238,31 @@ impl Handle {
     /// Exchanges states with a member in the background, besides the periodic exchanges with members
     /// of the node's choice.
     pub fn exchange(&self, with: SocketAddr) {
-        let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
-        let request = StreamRequest::PushPull {
+        self.in_background(vec![StreamRequest::PushPull {
             to: with,
             join: false,
-        };
-        let exchange = async move { streams.carry_out(request).await };
-        self.inner
-            .tasks
-            .spawn(cancel.run_until_cancelled_owned(exchange));
+        }]);
     }
 
     /// Sends messages to one member, by stream, one after the other in the background. What cannot be
     /// delivered is dropped and counted.
     pub fn send(&self, to: SocketAddr, payloads: Vec<Bytes>) {
+        let messages = payloads.into_iter();
+        let messages = messages.map(|payload| StreamRequest::User { to, payload });
+        self.in_background(messages.collect());
+    }
+
+    /// Carries requests out one after the other, until everything stops.
+    fn in_background(&self, requests: Vec<StreamRequest>) {
         let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
-        let sending = async move {
-            for payload in payloads {
-                let request = StreamRequest::User { to, payload };
+        let work = async move {
+            for request in requests {
                 streams.carry_out(request).await;
             }
         };
         self.inner
             .tasks
-            .spawn(cancel.run_until_cancelled_owned(sending));
+            .spawn(cancel.run_until_cancelled_owned(work));
     }
 
     /// What we believe of a member that is alive or suspect.

@@ -71,6 +71,7 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     /// Queues `bytes` with no transmits yet; an older entry of this key is gone.
     pub(super) fn push(&mut self, key: K, bytes: Bytes) {
+        self.remove(&key);
         self.insert(key, bytes, None, (0, 0, false));
     }
 
@@ -89,7 +90,6 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
     }
 
     fn insert(&mut self, key: K, bytes: Bytes, source: Option<Arc<str>>, class: Class) {
-        self.remove(&key);
         let rank = (class, Reverse(bytes.len()), Reverse(self.next_id));
         self.next_id += 1;
         self.bytes += bytes.len();

@@ -3,9 +3,7 @@
 
 use anyhow::bail;
 use catalog::{Upkeep, json};
-
-/// Bytes of metadata the protocol carries.
-const META_BYTES_MAX: usize = 512;
+use memberlist::node::META_BYTES_MAX;
 
 /// The way our own agents keep each other's catalogs: records stand while their host is a member,
 /// and state exchanges compare digests first. Another way would be another number.

@@ -1,6 +1,8 @@
 //! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
 
 pub mod exchange;
+#[cfg(test)]
+mod fixtures;
 pub mod introductions;
 pub mod join;
 pub mod metadata;

@@ -1,37 +1,15 @@
-use std::time::{Duration, Instant};
-
-use catalog::{Now, Port, Status, Timestamp};
+use catalog::Status;
 use proptest::prelude::*;
 
-use super::super::{metadata::Kind, replica::Replica};
+use super::super::{
+    fixtures::{now, service},
+    metadata::Kind,
+    replica::Replica,
+};
 use super::*;
 
-/// A moment on a clock that tests advance.
-fn now(seconds: u64) -> Now {
-    static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    Now {
-        wall: Timestamp::EPOCH.plus(Duration::from_secs(seconds)),
-        monotonic: *BASE.get_or_init(Instant::now) + Duration::from_secs(seconds),
-    }
-}
-
 fn record(host: &str, id: usize, seconds: u64, status: Status) -> Service {
-    Service {
-        id: format!("{id:012}"),
-        name: "web".into(),
-        image: "web:1".into(),
-        created: Timestamp::EPOCH,
-        hostname: host.into(),
-        ports: Some(vec![Port {
-            kind: "tcp".into(),
-            port: 32768,
-            service_port: 8080,
-            ip: "10.0.0.1".into(),
-        }]),
-        updated: now(seconds).wall,
-        proxy_mode: "http".into(),
-        status,
-    }
+    service(host, &format!("{id:012}"), seconds, status)
 }
 
 /// An agent that knows the hosts `h0` to `h3` as members.

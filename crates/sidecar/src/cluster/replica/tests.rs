@@ -1,34 +1,5 @@
-use catalog::{Port, Timestamp};
-
+use super::super::fixtures::{now, service};
 use super::*;
-
-fn now(seconds: u64) -> Now {
-    static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let base = *BASE.get_or_init(Instant::now);
-    Now {
-        wall: Timestamp::EPOCH.plus(Duration::from_secs(seconds)),
-        monotonic: base + Duration::from_secs(seconds),
-    }
-}
-
-fn service(host: &str, id: &str, seconds: u64, status: Status) -> Service {
-    Service {
-        id: id.into(),
-        name: "web".into(),
-        image: "web:1".into(),
-        created: Timestamp::EPOCH,
-        hostname: host.into(),
-        ports: Some(vec![Port {
-            kind: "tcp".into(),
-            port: 32768,
-            service_port: 8080,
-            ip: "10.0.0.1".into(),
-        }]),
-        updated: now(seconds).wall,
-        proxy_mode: "http".into(),
-        status,
-    }
-}
 
 fn present(id: &str, status: Status, checked: bool) -> LocalUpdate {
     LocalUpdate::Present {
