@@ -20,9 +20,10 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::{
+        core::{Core, Counters},
         exchange, join,
         metadata::{self, Kind},
-        registry::{self, Command, Counters, Inputs, Registry},
+        registry::{self, Command, Inputs, Registry},
         replica::Replica,
     },
     config::{Config, Discovery, ProxyKind},
@@ -156,13 +157,8 @@ impl Agent {
             sources,
             registry::now(),
         );
-        let registry = Registry::new(
-            replica,
-            gossip.clone(),
-            snapshots,
-            awaited,
-            counters.clone(),
-        );
+        let core = Core::new(replica, counters.clone(), rand::random());
+        let registry = Registry::new(core, gossip.clone(), snapshots, awaited);
         let inputs = Inputs {
             local,
             gossip: gossip_events,

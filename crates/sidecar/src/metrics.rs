@@ -10,7 +10,7 @@ use catalog::{Snapshot, Status};
 use tokio::sync::watch;
 
 use crate::{
-    cluster::registry::Counters,
+    cluster::core::Counters,
     proxy::builtin::{ListenState, PlaneStatus},
 };
 
