@@ -6,9 +6,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Node;
+use bytes::Bytes;
+
 use super::table::{Announced, Entry};
+use super::{Event, Node};
 use crate::wire::message::{NodeState, PushNode};
+
+/// Bytes of a row of a state exchange without name and metadata: the names of its fields, and the
+/// small ones.
+const ROW_BYTES: usize = 62;
 
 /// What a node holds of another one, or of itself. Whoever is given it shares it.
 #[derive(Debug, Clone)]
@@ -16,6 +22,13 @@ pub(crate) struct Known {
     announced: Arc<Announced>,
     incarnation: u32,
     state: NodeState,
+}
+
+impl Known {
+    /// About what it takes in a state exchange, uncompressed.
+    pub(crate) fn bytes(&self) -> usize {
+        ROW_BYTES + self.announced.name.len() + self.announced.meta.len()
+    }
 }
 
 impl From<&Entry> for Known {
@@ -62,7 +75,7 @@ impl Node {
     }
 
     /// As [`Node::merge`] of a state exchange between nodes of the same versions.
-    pub(crate) fn merge_known(&mut self, now: Instant, rows: &[Known]) {
+    pub(crate) fn merge_known(&mut self, now: Instant, rows: &[Known], state: Bytes, join: bool) {
         self.counters.merges += 1;
         for row in rows {
             let name = &row.announced.name;
@@ -85,6 +98,9 @@ impl Node {
                 };
                 self.merge_node(now, node);
             }
+        }
+        if !state.is_empty() {
+            self.events.push_back(Event::RemoteState { state, join });
         }
     }
 }

@@ -3,12 +3,16 @@
 //! as a decoder of real records would.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::application::Application;
+use crate::node::{Event, Member, Node, StreamRequest};
+
 /// Newest record of each key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Catalogue {
+pub struct Catalogue {
     records: BTreeMap<String, u64>,
 }
 
@@ -58,6 +62,37 @@ impl Catalogue {
 
     pub(super) fn stamp(&self, key: &str) -> Option<u64> {
         self.records.get(key).copied()
+    }
+}
+
+impl Application for Catalogue {
+    /// Passes on what is news.
+    fn handle_event(&mut self, _now: Instant, event: Event, node: &mut Node) -> Vec<StreamRequest> {
+        let news: Vec<(String, Bytes)> = match event {
+            Event::Message(bytes) => self
+                .merge(&bytes)
+                .map(|key| (key, bytes))
+                .into_iter()
+                .collect(),
+            Event::RemoteState { state, .. } => self.merge_state(&state),
+            _ => Vec::new(),
+        };
+        for (key, record) in news {
+            node.broadcast(Some(key), record);
+        }
+        Vec::new()
+    }
+
+    fn opening(&self, _peer: Option<&Member>, _join: bool) -> Bytes {
+        self.state()
+    }
+
+    fn reply(&self, _theirs: &Bytes, _join: bool) -> Bytes {
+        self.state()
+    }
+
+    fn restarted(&self) -> Self {
+        Self::default()
     }
 }
 

@@ -470,7 +470,7 @@ impl Run {
         others.shuffle(&mut self.rng);
         for (at, id) in others.iter().enumerate() {
             let host = &mut self.network.hosts[*id];
-            host.catalogue = Some(super::catalogue::Catalogue::default());
+            host.application = Some(super::catalogue::Catalogue::default());
             let started = self.network.restart(*id);
             debug_assert!(started.is_ok(), "settings that were valid once");
             if let Some(earlier) = at.checked_sub(1) {
@@ -547,7 +547,7 @@ impl Run {
         let bound = 20 * self.options.config.gossip_interval + SECOND;
         self.wait("P16 user data", bound, "a record everywhere", |network| {
             live.iter().all(|id| {
-                let catalogue = network.hosts[*id].catalogue.as_ref();
+                let catalogue = network.hosts[*id].application.as_ref();
                 catalogue.and_then(|held| held.stamp(key)) >= Some(stamp)
             })
         })

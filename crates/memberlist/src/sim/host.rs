@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::HostId;
-use super::catalogue::Catalogue;
+use super::application::Application;
 use super::clock::Clock;
-use crate::node::{Config, Event, Known, Node};
+use crate::node::{Config, Event, Known, Node, StreamRequest};
 
 /// Datagrams a host with a slow processor handles before its timers get their turn.
 pub(super) const HANDLED_BEFORE_TIMERS: usize = 64;
@@ -19,8 +19,8 @@ pub(super) const HANDLED_BEFORE_TIMERS: usize = 64;
 pub(super) enum Side {
     /// The stream as written: whole, cut off, or nothing.
     Written(Bytes),
-    /// While measuring: the rows themselves.
-    Rows(Vec<Known>),
+    /// While measuring: the rows themselves, and the application's state.
+    Rows(Vec<Known>, Bytes),
 }
 
 impl Side {
@@ -28,7 +28,7 @@ impl Side {
     pub(super) fn half(&self) -> Self {
         match self {
             Self::Written(bytes) => Self::Written(bytes.slice(..bytes.len() / 2)),
-            Self::Rows(_) => Self::default(),
+            Self::Rows(..) => Self::default(),
         }
     }
 }
@@ -71,8 +71,42 @@ pub(super) enum Delivery {
     },
 }
 
+/// What a host has sent so far, headers included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes, with 28 of IP and UDP each.
+    pub datagram_bytes: u64,
+    /// Connections opened.
+    pub streams: u64,
+    /// Bytes on connections, of either side, with 40 of IP and TCP for each 1,448 and 240 for
+    /// opening and closing one. State exchanges count uncompressed.
+    pub stream_bytes: u64,
+}
+
+impl Traffic {
+    /// A datagram with this payload.
+    pub(super) fn datagram(&mut self, length: usize) {
+        self.datagrams += 1;
+        self.datagram_bytes += length as u64 + 28;
+    }
+
+    /// One side of a connection with this payload.
+    pub(super) fn stream(&mut self, length: usize, opened: bool) {
+        self.streams += u64::from(opened);
+        let segments = (length as u64).div_ceil(1448);
+        self.stream_bytes += length as u64 + 40 * segments + 120;
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> u64 {
+        self.datagram_bytes + self.stream_bytes
+    }
+}
+
 /// What the scenario and the network know of a host.
-pub(super) struct Host {
+pub(super) struct Host<A> {
     pub(super) config: Config,
     pub(super) addr: SocketAddr,
     /// `None` while crashed.
@@ -93,44 +127,30 @@ pub(super) struct Host {
     pub(super) inbox: VecDeque<Delivery>,
     pub(super) inbox_max: usize,
     pub(super) handled_since_timers: usize,
-    /// What it hands out in exchanges when no catalogue runs on it.
+    /// What it hands out in exchanges when no application runs on it.
     pub(super) state: Bytes,
-    pub(super) catalogue: Option<Catalogue>,
+    pub(super) application: Option<A>,
     pub(super) events: Vec<(Duration, Event)>,
+    pub(super) traffic: Traffic,
 }
 
-impl Host {
-    /// The application state for an exchange.
-    pub(super) fn user_state(&self) -> Bytes {
-        self.catalogue
-            .as_ref()
-            .map_or_else(|| self.state.clone(), Catalogue::state)
+impl<A: Application> Host<A> {
+    /// Hands an event to the application; what it wants to do on connections.
+    pub(super) fn tell(&mut self, now: Duration, event: Event, record: bool) -> Vec<StreamRequest> {
+        let of_application = matches!(event, Event::Message(_) | Event::RemoteState { .. });
+        if record && !(of_application && self.application.is_some()) {
+            self.events.push((now, event.clone()));
+        }
+        let (Some(application), Some(node)) = (&mut self.application, &mut self.node) else {
+            return Vec::new();
+        };
+        application.handle_event(self.clock.at(now), event, node)
     }
 
-    /// Hands an event to the application, which passes on what is news to it.
-    pub(super) fn tell(&mut self, now: Duration, event: Event, record: bool) {
-        let Some(catalogue) = &mut self.catalogue else {
-            if record {
-                self.events.push((now, event));
-            }
-            return;
-        };
-        let news: Vec<(String, Bytes)> = match &event {
-            Event::Message(bytes) => catalogue
-                .merge(bytes)
-                .map(|key| (key, bytes.clone()))
-                .into_iter()
-                .collect(),
-            Event::RemoteState { state, .. } => catalogue.merge_state(state),
-            _ => Vec::new(),
-        };
-        if let Some(node) = &mut self.node {
-            for (key, record) in news {
-                node.broadcast(Some(key), record);
-            }
-        }
-        if record && !matches!(event, Event::Message(_) | Event::RemoteState { .. }) {
-            self.events.push((now, event));
-        }
+    /// The earliest deadline of node and application, on this host's clock.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let node = self.node.as_ref()?.poll_timeout();
+        let application = self.application.as_ref().and_then(A::poll_timeout);
+        [node, application].into_iter().flatten().min()
     }
 }

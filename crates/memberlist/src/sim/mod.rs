@@ -15,6 +15,7 @@
 //! | `network` | what happens next |
 //! | `faults`, `clock`, `host` | what can be wrong with links, clocks and machines |
 //! | `streams` | what becomes of connections |
+//! | `application`, `catalogue` | what runs on top of the nodes |
 //! | `checker`, `fork` | what must hold at every step |
 //! | `options`, `nemesis` | which story a seed tells |
 //! | `scenario`, `drills`, `etiquette` | how it goes, and what must hold at its end |
@@ -45,6 +46,7 @@
 //! P9 (order) and P10 (repetition) are properties of single messages: `tests/simulation_order.rs`. Whether the simulator would notice a bug is itself tested: `mutations/run` plants
 //! bugs one at a time, `mutations/RESULTS.md` says which were caught, by what.
 
+mod application;
 mod catalogue;
 mod checker;
 mod clock;
@@ -60,9 +62,12 @@ mod scenario;
 mod streams;
 mod tally;
 
+pub use self::application::Application;
+pub use self::catalogue::Catalogue;
 pub use self::checker::Violation;
 pub use self::drills::Drill;
 pub use self::faults::Faults;
+pub use self::host::Traffic;
 pub use self::network::Network;
 pub use self::options::{Options, Trouble};
 pub use self::scenario::{Report, Scenario};

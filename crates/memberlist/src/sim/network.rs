@@ -11,13 +11,14 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::HostId;
+use super::application::Application;
 use super::catalogue::Catalogue;
 use super::checker::{Checker, Step};
 use super::clock::Clock;
 use super::faults::{Faults, Link, Links};
-use super::host::{Delivery, HANDLED_BEFORE_TIMERS, Host};
+use super::host::{Delivery, HANDLED_BEFORE_TIMERS, Host, Traffic};
 use super::tally::Tally;
-use crate::node::{Config, ConfigError, Event, Node, Transmit};
+use crate::node::{Config, ConfigError, Event, Node, StreamRequest, Transmit};
 use crate::wire::message::NodeState;
 
 /// How often a condition that is waited for is looked at.
@@ -54,14 +55,14 @@ impl Ord for InFlight {
     }
 }
 
-/// The hosts, what is between them, and the clock.
-pub struct Network {
+/// The hosts, what is between them, and the clock. `A` is what runs on the hosts.
+pub struct Network<A = Catalogue> {
     pub(super) now: Duration,
     start: Instant,
     pub(super) rng: Pcg64Mcg,
     pub(super) faults: Faults,
     pub(super) links: Links,
-    pub(super) hosts: Vec<Host>,
+    pub(super) hosts: Vec<Host<A>>,
     by_addr: BTreeMap<SocketAddr, HostId>,
     /// Datagrams to addresses without a host that the scenario listens at.
     taps: BTreeMap<SocketAddr, Vec<(Duration, Bytes)>>,
@@ -69,13 +70,13 @@ pub struct Network {
     wakeups: BTreeSet<(Duration, HostId)>,
     sent: u64,
     pub(super) tally: Tally,
-    record_events: bool,
+    pub(super) record_events: bool,
     pub(super) measuring: bool,
     trace: u64,
     pub(super) checker: Option<Box<Checker>>,
 }
 
-impl std::fmt::Debug for Network {
+impl<A: Application> std::fmt::Debug for Network<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network")
             .field("elapsed", &self.elapsed())
@@ -88,6 +89,19 @@ impl std::fmt::Debug for Network {
 impl Network {
     /// An empty network. `start` is only an origin: virtual time has nothing to do with the clock.
     pub fn new(seed: u64, start: Instant) -> Self {
+        Self::of_applications(seed, start)
+    }
+
+    /// Settings of a host that is yet to be added: the LAN profile at an address of its own.
+    pub fn config(name: impl Into<String>, id: HostId) -> Config {
+        let [_, _, high, low] = (id as u32 + 1).to_be_bytes();
+        Config::lan(name, IpAddr::V4(Ipv4Addr::new(10, 0, high, low)))
+    }
+}
+
+impl<A: Application> Network<A> {
+    /// An empty network for hosts with applications of one kind.
+    pub fn of_applications(seed: u64, start: Instant) -> Self {
         Self {
             now: Duration::ZERO,
             start,
@@ -106,12 +120,6 @@ impl Network {
             trace: 0xcbf2_9ce4_8422_2325,
             checker: None,
         }
-    }
-
-    /// Settings of a host that is yet to be added: the LAN profile at an address of its own.
-    pub fn config(name: impl Into<String>, id: HostId) -> Config {
-        let [_, _, high, low] = (id as u32 + 1).to_be_bytes();
-        Config::lan(name, IpAddr::V4(Ipv4Addr::new(10, 0, high, low)))
     }
 
     /// Starts a host.
@@ -137,7 +145,8 @@ impl Network {
             inbox_max: INBOX_MAX,
             handled_since_timers: 0,
             state: Bytes::new(),
-            catalogue: None,
+            application: None,
+            traffic: Traffic::default(),
             events: Vec::new(),
         });
         self.restart(id)?;
@@ -159,9 +168,7 @@ impl Network {
             checker.started(id, &host.config);
         }
         host.node = Some(node);
-        if host.catalogue.is_some() {
-            host.catalogue = Some(Catalogue::default());
-        }
+        host.application = host.application.as_ref().map(A::restarted);
         self.tally.restarts += u64::from(host.life > 1);
         self.act(id, Step::Api, |_, _| ());
         Ok(())
@@ -319,6 +326,40 @@ impl Network {
                 node.acquaint(host.clock.at(self.now), &all);
             }
         }
+    }
+
+    /// From now on this runs on the host, and on it in later lives.
+    pub fn set_application(&mut self, id: HostId, application: A) {
+        self.hosts[id].application = Some(application);
+        self.reschedule(id);
+    }
+
+    /// What runs on a host.
+    pub fn application(&self, id: HostId) -> Option<&A> {
+        self.hosts[id].application.as_ref()
+    }
+
+    /// Does something to a running application and its node; what it wants to do on connections is
+    /// carried out.
+    pub fn with_application(
+        &mut self,
+        id: HostId,
+        act: impl FnOnce(&mut A, Instant, &mut Node) -> Vec<StreamRequest>,
+    ) {
+        let host = &mut self.hosts[id];
+        let local = host.clock.at(self.now);
+        let (Some(application), Some(node)) = (&mut host.application, &mut host.node) else {
+            return;
+        };
+        for request in act(application, local, node) {
+            self.open_stream(id, request);
+        }
+        self.act(id, Step::Api, |_, _| ());
+    }
+
+    /// What a host has sent so far.
+    pub fn traffic(&self, id: HostId) -> Traffic {
+        self.hosts[id].traffic
     }
 
     /// Does something to a running node.
@@ -497,11 +538,7 @@ impl Network {
                 break;
             }
             let local = host.clock.at(now);
-            let due = host
-                .node
-                .as_ref()
-                .and_then(Node::poll_timeout)
-                .is_some_and(|deadline| deadline <= local);
+            let due = host.deadline().is_some_and(|deadline| deadline <= local);
             let timers_first = due && host.handled_since_timers >= HANDLED_BEFORE_TIMERS;
             let reads = !timers_first && host.deaf_until <= now;
             if reads && let Some(delivery) = host.inbox.pop_front() {
@@ -512,11 +549,24 @@ impl Network {
                 host.handled_since_timers = 0;
                 self.note(&[3, id as u64]);
                 self.act(id, Step::Timeout, Node::handle_timeout);
+                self.run_application(id);
             } else {
                 break;
             }
         }
         self.reschedule(id);
+    }
+
+    /// Lets time pass for the application of a host.
+    fn run_application(&mut self, id: HostId) {
+        let host = &mut self.hosts[id];
+        let local = host.clock.at(self.now);
+        let deadline = host.application.as_ref().and_then(A::poll_timeout);
+        if deadline.is_some_and(|deadline| deadline <= local) {
+            self.with_application(id, |application, now, node| {
+                application.handle_timeout(now, node)
+            });
+        }
     }
 
     fn deliver(&mut self, id: HostId, delivery: Delivery) {
@@ -579,7 +629,10 @@ impl Network {
                     let false_death = checker.event(id, &event, self.now);
                     self.tally.false_deaths += u64::from(false_death);
                 }
-                self.hosts[id].tell(self.now, event, self.record_events);
+                let wanted = self.hosts[id].tell(self.now, event, self.record_events);
+                for request in wanted {
+                    self.open_stream(id, request);
+                }
             } else {
                 return;
             }
@@ -589,8 +642,8 @@ impl Network {
     /// When to look at a host again: when its processor is free, or its next deadline.
     fn reschedule(&mut self, id: HostId) {
         let host = &self.hosts[id];
-        let at = host.node.as_ref().and_then(|node| {
-            let deadline = node.poll_timeout().map(|local| host.clock.when(local));
+        let at = host.node.as_ref().and_then(|_| {
+            let deadline = host.deadline().map(|local| host.clock.when(local));
             let timers = deadline.map(|at| at.max(host.busy_until));
             let reading = host.busy_until.max(host.deaf_until);
             if host.inbox.is_empty() || timers.is_some_and(|at| at <= reading) {
@@ -627,6 +680,7 @@ impl Network {
 
     fn send(&mut self, id: HostId, transmit: Transmit) {
         let Transmit { to, bytes } = transmit;
+        self.hosts[id].traffic.datagram(bytes.len());
         self.note(&[4, id as u64, u64::from(crc32fast::hash(&bytes))]);
         let Some(&peer) = self.by_addr.get(&to) else {
             match self.taps.get_mut(&to) {

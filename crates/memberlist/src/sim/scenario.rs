@@ -179,7 +179,7 @@ impl Run {
                 self.network.set_clock(id, offset, rate);
                 self.restart(id);
             } else {
-                self.network.hosts[id].catalogue = Some(Catalogue::default());
+                self.network.hosts[id].application = Some(Catalogue::default());
                 self.join_seeds(id);
             }
             let pause = Duration::from_millis(self.rng.random_range(0..200));
@@ -192,7 +192,7 @@ impl Run {
     /// Starts a host with an empty memory and joins the seeds.
     pub(super) fn restart(&mut self, id: HostId) {
         self.left.remove(&id);
-        self.network.hosts[id].catalogue = Some(Catalogue::default());
+        self.network.hosts[id].application = Some(Catalogue::default());
         let started = self.network.restart(id);
         debug_assert!(started.is_ok(), "settings that were valid once");
         self.join_seeds(id);
@@ -387,7 +387,7 @@ impl Run {
                 continue;
             }
             for id in self.live() {
-                let catalogue = self.network.hosts[id].catalogue.as_ref();
+                let catalogue = self.network.hosts[id].application.as_ref();
                 if catalogue.and_then(|held| held.stamp(key)) < Some(*stamp) {
                     let detail = format!("{} lacks record {key}@{stamp}", name(id));
                     return Err(("P16 user data", detail));
@@ -409,7 +409,7 @@ impl Run {
         self.stamp += 1;
         let record = Catalogue::record(key, self.stamp, padding);
         let host = &mut self.network.hosts[id];
-        if let Some(catalogue) = &mut host.catalogue {
+        if let Some(catalogue) = &mut host.application {
             catalogue.merge(&record);
         }
         let version = (id, host.life, self.stamp);
@@ -514,7 +514,7 @@ fn disagreement(network: &Network, live: &[HostId]) -> Option<String> {
             }
         }
         if let Some(first) = first
-            && first.catalogue != host.catalogue
+            && first.application != host.application
         {
             return Some(format!(
                 "P16: the records of {us} are not those of the first host"

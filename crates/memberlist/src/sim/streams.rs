@@ -5,9 +5,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rand::RngExt;
 
 use super::HostId;
+use super::application::Application;
 use super::checker::Step;
 use super::host::{Delivery, Side};
 use super::network::Network;
@@ -15,11 +17,12 @@ use crate::node::{Event, Known, MergeError, Node, StreamRequest};
 use crate::wire::message::{PushPull, StreamMessage};
 use crate::wire::{ClusterFilter, StreamDecoder, StreamProgress, encode_stream};
 
-impl Network {
+impl<A: Application> Network<A> {
     pub(super) fn open_stream(&mut self, id: HostId, request: StreamRequest) {
         match request {
             StreamRequest::PushPull { to, join } => self.exchange(id, to, join),
             StreamRequest::Ping { to, ping, deadline } => {
+                self.hosts[id].traffic.stream(ping.node.len() + 64, true);
                 let round_trip = self.stream_delay() + self.faults.delay(&mut self.rng);
                 let host = &self.hosts[id];
                 let in_time = host.clock.at(self.now + round_trip) < deadline;
@@ -35,6 +38,7 @@ impl Network {
                 }
             }
             StreamRequest::User { to, payload } => {
+                self.hosts[id].traffic.stream(payload.len(), true);
                 if let Some(peer) = self.answering(id, to) {
                     let delay = self.stream_delay();
                     self.enqueue(delay, peer, Delivery::User { payload });
@@ -44,7 +48,7 @@ impl Network {
     }
 
     pub(super) fn exchange(&mut self, id: HostId, to: SocketAddr, join: bool) {
-        let Some(side) = self.our_side(id, join) else {
+        let Some(side) = self.our_side(id, Turn::Opening(to), join) else {
             return;
         };
         let life = self.hosts[id].life;
@@ -74,18 +78,29 @@ impl Network {
     }
 
     /// What a host writes in a state exchange.
-    fn our_side(&self, id: HostId, join: bool) -> Option<Side> {
-        let host = &self.hosts[id];
+    fn our_side(&mut self, id: HostId, turn: Turn<'_>, join: bool) -> Option<Side> {
+        let host = &mut self.hosts[id];
         let node = host.node.as_ref()?;
-        let user_state = host.user_state();
-        if self.measuring && user_state.is_empty() {
-            return Some(Side::Rows(node.known()));
+        let opened = matches!(turn, Turn::Opening(_));
+        let user_state = match (&host.application, turn) {
+            (None, _) => host.state.clone(),
+            (Some(application), Turn::Opening(to)) => {
+                application.opening(node.member_at(to).as_ref(), join)
+            }
+            (Some(application), Turn::Reply(theirs)) => application.reply(theirs, join),
+        };
+        if self.measuring {
+            let rows = node.known();
+            let length = rows.iter().map(Known::bytes).sum::<usize>() + user_state.len();
+            host.traffic.stream(length, opened);
+            return Some(Side::Rows(rows, user_state));
         }
         let mut table = node.push_pull(join);
         table.user_state = user_state;
         let message = StreamMessage::PushPull(table);
         let config = &host.config;
         let bytes = encode_stream(&message, &config.cluster_name, config.compression);
+        host.traffic.stream(bytes.len(), opened);
         Some(Side::Written(bytes.into()))
     }
 
@@ -104,7 +119,9 @@ impl Network {
                     return self.reply(id, from, life, Side::default(), join);
                 };
                 let join = request.join();
-                let reply = self.our_side(id, join).unwrap_or_default();
+                let reply = self
+                    .our_side(id, Turn::Reply(request.user_state()), join)
+                    .unwrap_or_default();
                 // A refused merge is invisible to the other side, as on a real connection.
                 self.act(id, Step::Exchange, |node, now| {
                     let _ = request.merge(node, now, join);
@@ -130,7 +147,11 @@ impl Network {
                 self.act(id, Step::Exchange, |node, _| node.handle_tcp_ack(seq_no));
             }
             Delivery::User { payload } => {
-                self.hosts[id].tell(self.now, Event::Message(payload), true);
+                let event = Event::Message(payload);
+                let wanted = self.hosts[id].tell(self.now, event, self.record_events);
+                for request in wanted {
+                    self.open_stream(id, request);
+                }
                 self.act(id, Step::Exchange, |_, _| ());
             }
             // Datagrams do not come here, and an earlier life hears nothing any more.
@@ -190,25 +211,41 @@ impl Network {
     }
 }
 
+/// Whose turn it is in a state exchange, and what it depends on.
+#[derive(Clone, Copy)]
+enum Turn<'a> {
+    /// Of whoever turns to this address.
+    Opening(SocketAddr),
+    /// Of whoever was sent this state.
+    Reply(&'a Bytes),
+}
+
 /// One side of a state exchange as it was read.
 enum Read {
     Message(PushPull),
-    Rows(Vec<Known>, bool),
+    Rows(Vec<Known>, Bytes, bool),
 }
 
 impl Read {
     fn join(&self) -> bool {
         match self {
             Self::Message(exchange) => exchange.join,
-            Self::Rows(_, join) => *join,
+            Self::Rows(_, _, join) => *join,
+        }
+    }
+
+    fn user_state(&self) -> &Bytes {
+        match self {
+            Self::Message(exchange) => &exchange.user_state,
+            Self::Rows(_, state, _) => state,
         }
     }
 
     fn merge(self, node: &mut Node, now: Instant, join: bool) -> Result<(), MergeError> {
         match self {
             Self::Message(exchange) => node.merge(now, exchange, join),
-            Self::Rows(rows, _) => {
-                node.merge_known(now, &rows);
+            Self::Rows(rows, state, _) => {
+                node.merge_known(now, &rows, state, join);
                 Ok(())
             }
         }
@@ -219,7 +256,7 @@ impl Read {
 fn whole(side: Side, join: bool, filter: ClusterFilter) -> Option<Read> {
     let bytes = match side {
         Side::Written(bytes) => bytes,
-        Side::Rows(rows) => return Some(Read::Rows(rows, join)),
+        Side::Rows(rows, state) => return Some(Read::Rows(rows, state, join)),
     };
     let mut decoder = StreamDecoder::new(filter);
     let (head, tail) = bytes.split_at(bytes.len() / 3);

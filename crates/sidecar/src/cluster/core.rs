@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use catalog::{Now, Service, Snapshot, json};
+use catalog::{Change, Now, Service, Snapshot, json};
 use memberlist::{Event, Priority};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -29,7 +29,7 @@ use crate::{health::LocalUpdate, throttle::Throttle};
 /// The same trouble with the same peer is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
-/// What gossip is to do.
+/// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Tell every member.
@@ -50,6 +50,8 @@ pub enum Action {
     },
     /// Exchange states with the member at this address.
     Exchange(SocketAddr),
+    /// Tell whoever wants to know that readers see something new.
+    Changed(Change),
 }
 
 /// Counts since start, for metrics.
@@ -123,7 +125,10 @@ impl Core {
 
     /// Lets time pass.
     pub fn tick(&mut self, now: Now) {
-        let with = self.introductions.take(now.monotonic, &mut self.rng);
+        let members = self.snapshot().members.size();
+        let with = self
+            .introductions
+            .take(now.monotonic, members, &mut self.rng);
         if let Some(address) = with {
             debug!(%address, "exchanging states with a new member");
             self.actions.push(Action::Exchange(address));
@@ -364,17 +369,8 @@ impl Core {
                 priority,
             });
         }
-        for change in effects.changes {
-            let service = &change.service;
-            info!(
-                service = service.name,
-                instance = service.id,
-                host = service.hostname,
-                from = %change.previous,
-                to = %service.status,
-                "service changed"
-            );
-        }
+        self.actions
+            .extend(effects.changes.into_iter().map(Action::Changed));
         for (record, why) in effects.rejected {
             if self
                 .complaints

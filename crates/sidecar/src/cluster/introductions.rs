@@ -12,7 +12,7 @@
 //! cluster asks one of the others for sure, and is asked by few.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -32,11 +32,10 @@ const APART: Duration = Duration::from_secs(1);
 /// How many of the others turn to a single newcomer, about.
 const ASKED_BY: usize = 3;
 
-/// The members that keep records, and which of them are new.
+/// Which members that keep records are new.
 #[derive(Debug)]
 pub struct Introductions {
     us: String,
-    agents: BTreeSet<String>,
     new: BTreeMap<String, SocketAddr>,
     due: Option<Instant>,
     last: Option<Instant>,
@@ -47,7 +46,6 @@ impl Introductions {
     pub fn new(us: &str) -> Self {
         Self {
             us: us.to_owned(),
-            agents: BTreeSet::new(),
             new: BTreeMap::new(),
             due: None,
             last: None,
@@ -59,7 +57,6 @@ impl Introductions {
         if member.name == self.us || metadata::kind(&member.meta) == Kind::Foreign {
             return;
         }
-        self.agents.insert(member.name.clone());
         self.new.insert(member.name.clone(), member.addr);
         if self.due.is_none() {
             let soon = now + PAUSE + JITTER.mul_f64(rng.random());
@@ -70,7 +67,6 @@ impl Introductions {
 
     /// A member died or left.
     pub fn left(&mut self, name: &str) {
-        self.agents.remove(name);
         self.new.remove(name);
         self.settle();
     }
@@ -86,13 +82,12 @@ impl Introductions {
         self.due
     }
 
-    /// Whom to exchange states with now, if it is time and chance falls on us.
-    pub fn take(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SocketAddr> {
+    /// Whom to exchange states with now, if it is time and chance falls on us, one of `members`.
+    pub fn take(&mut self, now: Instant, members: usize, rng: &mut impl Rng) -> Option<SocketAddr> {
         self.due.filter(|due| *due <= now)?;
         let new: Vec<SocketAddr> = std::mem::take(&mut self.new).into_values().collect();
         self.settle();
-        let all = self.agents.len() + 1;
-        if rng.random_range(0..all) >= ASKED_BY * new.len() {
+        if rng.random_range(0..members.max(1)) >= ASKED_BY * new.len() {
             return None;
         }
         self.last = Some(now);
@@ -108,6 +103,8 @@ impl Introductions {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use memberlist::{NodeState, Versions};
     use rand::{SeedableRng, rngs::StdRng};
 
@@ -140,6 +137,7 @@ mod tests {
 
     struct Bench {
         introductions: Introductions,
+        members: BTreeSet<String>,
         rng: StdRng,
         now: Instant,
     }
@@ -148,13 +146,20 @@ mod tests {
         fn new() -> Self {
             Self {
                 introductions: Introductions::new("us"),
+                members: BTreeSet::from(["us".to_owned()]),
                 rng: StdRng::seed_from_u64(7),
                 now: Instant::now(),
             }
         }
 
         fn joined(&mut self, member: &Member) {
+            self.members.insert(member.name.clone());
             self.introductions.joined(member, self.now, &mut self.rng);
+        }
+
+        fn take(&mut self) -> Option<SocketAddr> {
+            let members = self.members.len();
+            self.introductions.take(self.now, members, &mut self.rng)
         }
 
         /// Goes to the next deadline, and how far that is.
@@ -162,7 +167,7 @@ mod tests {
             let due = self.introductions.next_deadline()?;
             let waited = due.saturating_duration_since(self.now);
             self.now = self.now.max(due);
-            Some((waited, self.introductions.take(self.now, &mut self.rng)))
+            Some((waited, self.take()))
         }
     }
 
@@ -170,11 +175,7 @@ mod tests {
     fn two_that_meet_exchange_once_within_a_second() {
         let mut bench = Bench::new();
         bench.joined(&agent(1));
-        assert_eq!(
-            bench.introductions.take(bench.now, &mut bench.rng),
-            None,
-            "not at once"
-        );
+        assert_eq!(bench.take(), None, "not at once");
         let (waited, with) = bench.next().expect("something is due");
         assert!(waited >= PAUSE && waited < SECOND, "{waited:?}");
         assert_eq!(with, Some(address(1)));

@@ -8,6 +8,7 @@ use std::{
 
 use catalog::{Now, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::info;
 
 use super::core::{Action, Core};
 use crate::{
@@ -130,6 +131,17 @@ impl Registry {
                     }
                 }
                 Action::Exchange(with) => self.gossip.exchange(with),
+                Action::Changed(change) => {
+                    let service = &change.service;
+                    info!(
+                        service = service.name,
+                        instance = service.id,
+                        host = service.hostname,
+                        from = %change.previous,
+                        to = %service.status,
+                        "service changed"
+                    );
+                }
             }
         }
     }

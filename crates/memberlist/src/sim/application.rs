@@ -1,0 +1,35 @@
+//! What runs on top of a node in the simulator: the part the application has in a real agent.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::node::{Event, Member, Node, StreamRequest};
+
+/// An application. All times are those of its own host's clock.
+pub trait Application {
+    /// Takes in something the node tells. What it has to say goes into `node`; what it wants to do
+    /// on connections comes back.
+    fn handle_event(&mut self, now: Instant, event: Event, node: &mut Node) -> Vec<StreamRequest>;
+
+    /// When [`Application::handle_timeout`] wants to be called.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Lets time pass.
+    fn handle_timeout(&mut self, now: Instant, node: &mut Node) -> Vec<StreamRequest> {
+        let _ = (now, node);
+        Vec::new()
+    }
+
+    /// What to say first in a state exchange with `peer`, as far as it is known.
+    fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes;
+
+    /// What to reply to `theirs`, before it is merged.
+    fn reply(&self, theirs: &Bytes, join: bool) -> Bytes;
+
+    /// The same application in the next life of its host, which remembers nothing.
+    #[must_use]
+    fn restarted(&self) -> Self;
+}
