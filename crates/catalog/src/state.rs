@@ -98,7 +98,7 @@ pub enum Rejected {
 type Alarm = (Instant, Arc<str>, Arc<str>);
 
 /// All records this host knows. One task owns it; everybody else reads [`State::snapshot`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct State {
     hosts: BTreeMap<Arc<str>, Host>,
     alarms: BTreeSet<Alarm>,
@@ -113,6 +113,13 @@ impl State {
             alarms: BTreeSet::new(),
             view: Snapshot::empty(hostname, cluster_name),
         }
+    }
+
+    /// The same knowledge, seen from another host.
+    pub fn seen_from(&self, hostname: &str) -> Self {
+        let mut other = self.clone();
+        other.view.hostname = hostname.into();
+        other
     }
 
     /// The current view.

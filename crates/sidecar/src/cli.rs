@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Flags, variables};
+use crate::{
+    config::{Config, ConfigError, Flags, variables},
+    simulate,
+};
 
 /// Service discovery for all Docker environments: one small binary per host, no central server.
 #[derive(Debug, Parser)]
@@ -31,6 +34,9 @@ pub enum Command {
     },
     /// Run three agents and a few sample services on this machine and show what happens.
     Demo,
+    /// Run the shipped protocol and catalog code on many hosts in virtual time, and tell how fast
+    /// changes spread and what that costs.
+    Simulate(simulate::options::Options),
     /// A tiny web server whose health can be switched, for trying things out.
     #[command(hide = true)]
     SampleService {

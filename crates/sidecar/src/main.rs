@@ -6,7 +6,7 @@ use clap::Parser as _;
 use sidecar::{
     agent,
     cli::{Cli, Command},
-    demo, keygen, logging, sample_service,
+    demo, keygen, logging, sample_service, simulate,
 };
 
 /// Exit code of every fatal error, as in the original.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Config) => print_config(&cli),
         Some(Command::Keygen { bytes }) => print_key(*bytes),
         Some(Command::Demo) => run(demo::run()),
+        Some(Command::Simulate(options)) => simulate::run(options),
         Some(Command::SampleService { listen, name }) => {
             run(sample_service::run(*listen, name.clone()))
         }

@@ -19,7 +19,7 @@ pub(super) enum Presence {
     Down(Instant),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Host {
     pub(super) name: Arc<str>,
     pub(super) held: BTreeMap<Arc<str>, Held>,
@@ -83,7 +83,7 @@ impl Host {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) record: Arc<Service>,
     pub(super) received: Instant,

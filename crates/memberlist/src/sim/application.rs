@@ -31,5 +31,5 @@ pub trait Application {
 
     /// The same application in the next life of its host, which remembers nothing.
     #[must_use]
-    fn restarted(&self) -> Self;
+    fn restarted(&self, now: Instant) -> Self;
 }

@@ -91,7 +91,7 @@ impl Application for Catalogue {
         self.state()
     }
 
-    fn restarted(&self) -> Self {
+    fn restarted(&self, _now: Instant) -> Self {
         Self::default()
     }
 }

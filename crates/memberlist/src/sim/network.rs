@@ -163,12 +163,14 @@ impl<A: Application> Network<A> {
         let mut config = host.config.clone();
         host.life += 1;
         config.seed = (id as u64) << 32 | host.life ^ self.rng.random::<u64>();
-        let node = Node::new(config, host.clock.at(self.now))?;
+        let now = host.clock.at(self.now);
+        let node = Node::new(config, now)?;
         if let Some(checker) = &mut self.checker {
             checker.started(id, &host.config);
         }
         host.node = Some(node);
-        host.application = host.application.as_ref().map(A::restarted);
+        let former = host.application.as_ref();
+        host.application = former.map(|former| former.restarted(now));
         self.tally.restarts += u64::from(host.life > 1);
         self.act(id, Step::Api, |_, _| ());
         Ok(())

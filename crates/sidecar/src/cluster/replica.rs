@@ -100,13 +100,23 @@ impl Replica {
         let mut state = State::new(hostname, cluster_name);
         state.member_up(hostname, Kind::Ours.upkeep(), now);
         Self {
+            awaited: awaited.into_iter().collect(),
+            ..Self::resumed(state, now)
+        }
+    }
+
+    /// A replica that takes over what `state` knows, as seen from this host: of one that has been
+    /// part of its cluster for long.
+    pub fn resumed(state: State, now: Now) -> Self {
+        let hostname = state.snapshot().hostname.to_string();
+        Self {
             state,
-            hostname: hostname.to_owned(),
+            hostname,
             own: BTreeMap::new(),
             draining: BTreeSet::new(),
             started: now.wall,
             last_stamp: now.wall,
-            awaited: awaited.into_iter().collect(),
+            awaited: BTreeSet::new(),
             go_members: BTreeSet::new(),
             joined: false,
         }
