@@ -195,6 +195,7 @@ impl Agent {
             cluster_name: config.cluster_name.clone(),
             bind: config.gossip_bind,
             meta: meta.into(),
+            lazy_push: Some(metadata::is_ours),
             delegate_versions: config.delegate_versions,
             gossip_interval: config.gossip_interval,
             gossip_messages: config.gossip_messages,

@@ -96,6 +96,10 @@ pub struct Config {
     /// Bytes per gossip interval that broadcasts may use to leave at once instead of waiting for
     /// the next round. Default 64 KiB.
     pub eager_bytes_per_interval: usize,
+    /// Which members, by their metadata, understand lazy push: they are told what messages of the
+    /// application there are, and fetch what they lack, instead of getting everything repeatedly.
+    /// Default none, as Go knows no such thing.
+    pub lazy_push: Option<fn(meta: &[u8]) -> bool>,
 
     /// Time between full state exchanges at up to 32 members; grows with the logarithm of the
     /// cluster. Zero turns them off. Default 20 s.
@@ -215,6 +219,7 @@ impl Config {
             gossip_to_the_dead: Duration::from_secs(30),
             retransmit_mult: 4,
             eager_bytes_per_interval: 64 * 1024,
+            lazy_push: None,
             push_pull_interval: Duration::from_secs(20),
             rejoin_interval: Duration::from_secs(30),
             probe_interval: Duration::from_secs(1),

@@ -52,6 +52,12 @@ pub struct Counters {
     pub broadcasts_too_long: u64,
     /// User broadcasts dropped because the queue was full.
     pub broadcasts_overflowed: u64,
+    /// Messages of the application that came again and were not handed to it.
+    pub messages_repeated: u64,
+    /// Messages that were missed and asked for.
+    pub messages_wanted: u64,
+    /// Messages sent to members that asked for them.
+    pub messages_fetched: u64,
     /// Datagrams sent ahead of the gossip round.
     pub eager_datagrams: u64,
 }

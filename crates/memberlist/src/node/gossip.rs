@@ -7,17 +7,18 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::queue::{Priority, transmit_limit};
-use super::{Node, STREAM_USER_BYTES_MAX, StreamRequest, Transmit, UserKey};
+use super::table::Entry;
+use super::{Node, STREAM_USER_BYTES_MAX, StreamRequest, Transmit, UserKey, lazy};
 use crate::wire::encode_message;
 use crate::wire::limits::COMPOUND_PARTS_MAX;
 use crate::wire::message::{Message, MessageRef, NodeState};
 
 /// Head of a compound: type and count.
-const COMPOUND_BYTES: usize = 2;
+pub(super) const COMPOUND_BYTES: usize = 2;
 /// What a part of a compound costs beside its bytes.
-const PART_BYTES: usize = 2;
+pub(super) const PART_BYTES: usize = 2;
 /// Type byte of a user message.
-const USER_TYPE_BYTES: usize = 1;
+pub(super) const USER_TYPE_BYTES: usize = 1;
 
 /// Live members that get an oversized broadcast by stream; push/pull brings it to the others.
 const STREAM_BROADCAST_TARGETS: usize = 3;
@@ -29,10 +30,15 @@ const USER_QUEUE_BYTES_MAX: usize = 8 << 20;
 pub(super) const EAGER_MAX: usize = 1024;
 
 /// As long as less than this part of an interval's bytes is spent, broadcasts leave to twice as many.
-const CALM_SHARE: usize = 16;
+const CALM_SHARE: usize = 64;
 
 /// Protocol version from which a node checks a checksum before a datagram.
 const CRC_VERSION: u8 = 5;
+
+/// Where a member is, and whether it checks a checksum.
+fn target(entry: &Entry) -> (SocketAddr, bool) {
+    (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION)
+}
 
 impl Node {
     /// Spreads an application message to all members: at once to a few, then by gossip until it
@@ -61,6 +67,8 @@ impl Node {
             self.broadcast_by_stream(&payload);
             return;
         }
+        let number = lazy::number(&payload);
+        self.note_seen(number);
         let encoded = self.encode(&Message::User(payload));
         let at = if priority.urgent {
             self.eager_urgent
@@ -70,7 +78,7 @@ impl Node {
         self.eager.insert(at, encoded.clone());
         self.eager_urgent += usize::from(priority.urgent);
         self.bound_eager();
-        self.user.push_in_turn(key, encoded, priority);
+        self.user.push_in_turn(key, encoded, number, priority);
         while self.user.len() > self.config.broadcasts_max
             || self.user.bytes() > USER_QUEUE_BYTES_MAX
         {
@@ -105,27 +113,33 @@ impl Node {
     /// members at once, and the others may never hear of it.
     pub(super) fn gossip(&mut self, now: Instant) {
         self.eager_bytes_spent = 0;
+        self.lazy.answered = 0;
         if self.membership.len() == 0 && self.user.len() == 0 {
             return;
         }
         let keep = self.config.gossip_to_the_dead;
         let us = &self.config.name;
-        let targets: Vec<(SocketAddr, bool)> = self
-            .table
-            .sample(&mut self.rng, self.config.gossip_nodes, |entry| {
-                let reachable = match entry.state {
-                    NodeState::Alive | NodeState::Suspect => true,
-                    // It may be alive and should hear that it is thought dead.
-                    NodeState::Dead => now.saturating_duration_since(entry.state_change) <= keep,
-                    NodeState::Left => false,
-                };
-                reachable && entry.name != *us
-            })
-            .into_iter()
-            .map(|entry| (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION))
-            .collect();
+        let chosen: Vec<&Entry> =
+            self.table
+                .sample(&mut self.rng, self.config.gossip_nodes, |entry| {
+                    let reachable = match entry.state {
+                        NodeState::Alive | NodeState::Suspect => true,
+                        // It may be alive and should hear that it is thought dead.
+                        NodeState::Dead => {
+                            now.saturating_duration_since(entry.state_change) <= keep
+                        }
+                        NodeState::Left => false,
+                    };
+                    reachable && entry.name != *us
+                });
+        let lazily = chosen.iter().all(|entry| self.understands(entry));
+        let targets: Vec<(SocketAddr, bool)> = chosen.into_iter().map(target).collect();
         if targets.is_empty() {
             return;
+        }
+        if lazily {
+            self.tell(&targets);
+            return self.put_broadcasts_back();
         }
         for _ in 0..self.config.gossip_messages {
             self.add_broadcasts(self.packet_budget - COMPOUND_BYTES);
@@ -181,26 +195,35 @@ impl Node {
                 entry.is_live() && entry.name != *us
             })
             .into_iter()
-            .map(|entry| (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION))
+            .map(target)
             .collect()
     }
 
     /// Adds broadcasts for `free` bytes to the packet; those of the protocol first.
-    fn add_broadcasts(&mut self, mut free: usize) {
-        let count = COMPOUND_PARTS_MAX - self.packet.len();
-        for part in self.membership.take(&mut free, PART_BYTES, count) {
-            self.packet.push(part);
-        }
+    fn add_broadcasts(&mut self, free: usize) {
+        let mut free = self.add_protocol_broadcasts(free);
         let count = COMPOUND_PARTS_MAX - self.packet.len();
         for part in self.user.take(&mut free, PART_BYTES, count) {
             self.packet.push(part);
         }
     }
 
+    /// Adds broadcasts of the protocol alone; how many of the `free` bytes are left.
+    pub(super) fn add_protocol_broadcasts(&mut self, mut free: usize) -> usize {
+        let count = COMPOUND_PARTS_MAX - self.packet.len();
+        for part in self.membership.take(&mut free, PART_BYTES, count) {
+            self.packet.push(part);
+        }
+        free
+    }
+
     /// Counts a transmit for everything taken.
     fn put_broadcasts_back(&mut self) {
         let limit = transmit_limit(self.config.retransmit_mult, self.table.len());
         self.membership.put_back(limit);
+        // Whoever does not understand is among the members met in a round only now and then.
+        let all = self.all_understand();
+        let limit = if all { self.lazy_limit(limit) } else { limit };
         self.user.put_back(limit);
     }
 
@@ -208,14 +231,19 @@ impl Node {
     pub(super) fn send_with_gossip(&mut self, to: SocketAddr, message: &MessageRef<'_>) {
         self.packet.encode(message, &self.config.cluster_name);
         let used = self.packet.bytes() + COMPOUND_BYTES;
-        self.add_broadcasts(self.packet_budget.saturating_sub(used));
+        let free = self.packet_budget.saturating_sub(used);
+        if self.all_understand() {
+            self.add_protocol_broadcasts(free);
+        } else {
+            self.add_broadcasts(free);
+        }
         self.put_broadcasts_back();
         // Go never puts a checksum here, whatever the receiver understands.
         self.send_packet(to, false);
     }
 
     /// Sends the packet to each of `targets` and starts a new one.
-    fn send_to_all(&mut self, targets: &[(SocketAddr, bool)]) {
+    pub(super) fn send_to_all(&mut self, targets: &[(SocketAddr, bool)]) {
         let [mut plain, mut checked]: [Option<Bytes>; 2] = [None, None];
         for &(to, crc) in targets {
             let cached = if crc { &mut checked } else { &mut plain };
@@ -228,7 +256,7 @@ impl Node {
     }
 
     /// Sends the packet and starts a new one.
-    fn send_packet(&mut self, to: SocketAddr, crc: bool) {
+    pub(super) fn send_packet(&mut self, to: SocketAddr, crc: bool) {
         let bytes = self.packet.finish(self.config.compression, crc).into();
         self.transmits.push_back(Transmit { to, bytes });
         self.packet.clear();

@@ -18,6 +18,7 @@
 //! | `probe` | failure detection and answering for it |
 //! | `suspicion`, `awareness` | how long and how hard we doubt |
 //! | `gossip`, `queue` | what is sent to whom and how often |
+//! | `lazy` | which messages of the application are told of, and fetched |
 //! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 
@@ -27,6 +28,7 @@ mod config;
 mod counters;
 mod gossip;
 mod inspect;
+mod lazy;
 mod membership;
 mod names;
 mod news;
@@ -62,6 +64,7 @@ pub use self::sync::MergeError;
 pub use self::table::Member;
 
 use self::awareness::Awareness;
+use self::lazy::Lazy;
 use self::membership::Origin;
 use self::probe::{Probe, Relay};
 use self::queue::TransmitQueue;
@@ -192,6 +195,7 @@ pub struct Node {
     packet: PacketBuilder,
 
     rejoin: Rejoin,
+    lazy: Lazy,
 
     transmits: VecDeque<Transmit>,
     requests: VecDeque<StreamRequest>,
@@ -233,6 +237,7 @@ impl Node {
             eager_bytes_spent: 0,
             packet: PacketBuilder::new(),
             rejoin: Rejoin::default(),
+            lazy: Lazy::default(),
             transmits: VecDeque::new(),
             requests: VecDeque::new(),
             events: VecDeque::new(),
@@ -303,10 +308,7 @@ impl Node {
             Message::Suspect(suspect) => self.suspect(now, suspect.into_owned(), Origin::Peer),
             Message::Alive(alive) => self.alive(now, alive.into_owned()),
             Message::Dead(dead) => self.dead(now, dead.into_owned(), Origin::Peer),
-            Message::User(payload) => {
-                let payload = Bytes::copy_from_slice(payload);
-                self.events.push_back(Event::Message(payload));
-            }
+            Message::User(content) => self.deliver(now, from, content),
         }
     }
 

@@ -6,7 +6,7 @@
 //! another's single change.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ struct Entry<K> {
     key: K,
     bytes: Bytes,
     source: Option<Arc<str>>,
+    /// What the application's messages are known by; 0 for those of the protocol.
+    number: u32,
 }
 
 /// Broadcasts in the order in which they are to be sent. Keys are unique.
@@ -72,11 +74,11 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
     /// Queues `bytes` with no transmits yet; an older entry of this key is gone.
     pub(super) fn push(&mut self, key: K, bytes: Bytes) {
         self.remove(&key);
-        self.insert(key, bytes, None, (0, 0, false));
+        self.insert(key, bytes, None, 0, (0, 0, false));
     }
 
-    /// The same, taking turns with other sources.
-    pub(super) fn push_in_turn(&mut self, key: K, bytes: Bytes, priority: &Priority) {
+    /// The same for a message known by `number`, taking turns with other sources.
+    pub(super) fn push_in_turn(&mut self, key: K, bytes: Bytes, number: u32, priority: &Priority) {
         self.remove(&key);
         let source = match self.sources.get_key_value(priority.source.as_str()) {
             Some((source, _)) => source.clone(),
@@ -86,15 +88,29 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
         let count = &mut counts[usize::from(!priority.urgent)];
         let turn = *count;
         *count += 1;
-        self.insert(key, bytes, Some(source), (0, turn, !priority.urgent));
+        let class = (0, turn, !priority.urgent);
+        self.insert(key, bytes, Some(source), number, class);
     }
 
-    fn insert(&mut self, key: K, bytes: Bytes, source: Option<Arc<str>>, class: Class) {
+    fn insert(
+        &mut self,
+        key: K,
+        bytes: Bytes,
+        source: Option<Arc<str>>,
+        number: u32,
+        class: Class,
+    ) {
         let rank = (class, Reverse(bytes.len()), Reverse(self.next_id));
         self.next_id += 1;
         self.bytes += bytes.len();
         self.ranks.insert(key.clone(), rank);
-        self.entries.insert(rank, Entry { key, bytes, source });
+        let entry = Entry {
+            key,
+            bytes,
+            source,
+            number,
+        };
+        self.entries.insert(rank, entry);
     }
 
     pub(super) fn remove(&mut self, key: &K) {
@@ -180,6 +196,42 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
         self.taken[before..].iter().map(|(_, entry)| &entry.bytes)
     }
 
+    /// Takes the first `count` entries, which are only told of by their numbers.
+    pub(super) fn take_numbers(&mut self, count: usize) -> impl ExactSizeIterator<Item = u32> {
+        let before = self.taken.len();
+        while self.taken.len() - before < count
+            && let Some((rank, entry)) = self.entries.pop_first()
+        {
+            self.bytes -= entry.bytes.len();
+            self.taken.push((rank, entry));
+        }
+        self.taken[before..].iter().map(|(_, entry)| entry.number)
+    }
+
+    /// The entries with these numbers, which from now on count as never sent.
+    pub(super) fn renew(&mut self, numbers: &HashSet<u32>) -> Vec<Bytes> {
+        let found: Vec<Rank> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| numbers.contains(&entry.number))
+            .map(|(rank, _)| *rank)
+            .collect();
+        found
+            .into_iter()
+            .filter_map(|rank| {
+                let entry = self.entries.remove(&rank)?;
+                let ((_, turn, late), length, id) = rank;
+                let renewed = ((0, turn, late), length, id);
+                if let Some(known) = self.ranks.get_mut(&entry.key) {
+                    *known = renewed;
+                }
+                let bytes = entry.bytes.clone();
+                self.entries.insert(renewed, entry);
+                Some(bytes)
+            })
+            .collect()
+    }
+
     /// Counts a transmit for everything taken and puts it back, except what has now had its
     /// `limit` of transmits.
     pub(super) fn put_back(&mut self, limit: u32) {
@@ -251,6 +303,7 @@ mod tests {
             queue.push_in_turn(
                 key,
                 Bytes::from_static(key.as_bytes()),
+                0,
                 &priority(source, urgent),
             );
         };
@@ -271,7 +324,7 @@ mod tests {
         queue.put_back(9);
         // A newcomer that has not been sent comes before all that were.
         let late = Bytes::from_static(b"a4");
-        queue.push_in_turn("a4", late, &priority("a", false));
+        queue.push_in_turn("a4", late, 0, &priority("a", false));
         assert_eq!(order(&mut queue)[..2], ["a4", "c!"]);
         queue.put_back(2);
         assert_eq!(queue.sources.len(), 1, "only what was sent once is left");

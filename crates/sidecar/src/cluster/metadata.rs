@@ -70,6 +70,11 @@ pub fn kind(meta: &[u8]) -> Kind {
     }
 }
 
+/// Whether this is the metadata of one of ours.
+pub fn is_ours(meta: &[u8]) -> bool {
+    kind(meta) == Kind::Ours
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,6 +57,7 @@ impl Cluster {
             let mut config = Network::config(name(id), id);
             config.cluster_name = CLUSTER_NAME.to_owned();
             config.meta = meta.clone().into();
+            config.lazy_push = Some(metadata::is_ours);
             // It changes nothing about who hears what, and is most of the work in large clusters.
             config.compression = false;
             network.add(config)?;

@@ -1,0 +1,263 @@
+//! Lazy push: members that understand it are told in gossip rounds which messages of the application
+//! there are, four bytes each, and ask for those they have not seen. Their contents travel eagerly,
+//! to a few members at first sight; whoever that misses fetches them once, where the original sends
+//! everything to everyone again and again. After "Epidemic Broadcast Trees" (Leitão, Pereira,
+//! Rodrigues 2007), without the trees.
+//!
+//! | user message | bytes |
+//! | --- | --- |
+//! | *have* | `d2 48`, then the numbers of messages |
+//! | *want* | `d2 57`, then the numbers of those that are missing |
+//!
+//! The number of a message is the CRC-32 of its content, little-endian. An accidental twin is a
+//! message that one host misses and gets with its next state exchange.
+//!
+//! Messages seen lately are recognised and not handed to the application again.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::gossip::{COMPOUND_BYTES, PART_BYTES, USER_TYPE_BYTES};
+use super::table::Entry;
+use super::{Event, Node};
+use crate::wire::encode_message;
+use crate::wire::message::Message;
+
+/// First byte of ours: no JSON begins with it, nor a message of Serf, which numbers its kinds from 0.
+const MAGIC: u8 = 0xd2;
+const HAVE: u8 = b'H';
+const WANT: u8 = b'W';
+const HEAD_BYTES: usize = 2;
+const NUMBER_BYTES: usize = size_of::<u32>();
+
+/// Rounds in which a message is told, to a few members each, and told anew when somebody lacked it.
+/// All who have it tell it: with eight rounds each hears of it two dozen times.
+const ROUNDS_MAX: u32 = 8;
+
+/// Messages told in one round, at most.
+const TOLD_MAX: usize = 2048;
+
+/// How long a message is remembered as seen, at least and at most twice. Longer than it is told.
+const SEEN_FOR: Duration = Duration::from_secs(5);
+/// Messages remembered in one such time; more, and the oldest are forgotten sooner.
+const SEEN_MAX: usize = 16_384;
+
+/// Members that may ask, being the last we told something.
+const TOLD_MEMBERS_MAX: usize = 32;
+
+/// Messages we wait for after asking, at most; more are asked for when they are told again.
+const WANTED_MAX: usize = 4096;
+
+/// What is known of messages that came and went.
+#[derive(Debug, Default)]
+pub(super) struct Lazy {
+    /// Seen in the present span of time, and in the one before.
+    seen: [HashSet<u32>; 2],
+    /// When the present span began.
+    since: Option<Instant>,
+    /// Asked for, and when.
+    wanted: BTreeMap<u32, Instant>,
+    told: VecDeque<SocketAddr>,
+    /// Bytes sent to those who asked, since the last round.
+    pub(super) answered: usize,
+    /// Whether all live members understand, as of this version of the table.
+    all: Option<(u64, bool)>,
+}
+
+impl Lazy {
+    fn has_seen(&self, number: u32) -> bool {
+        self.seen.iter().any(|span| span.contains(&number))
+    }
+
+    fn see(&mut self, now: Instant, number: u32) {
+        let since = *self.since.get_or_insert(now);
+        let old = now.saturating_duration_since(since) >= SEEN_FOR;
+        if old || self.seen[0].len() >= SEEN_MAX {
+            self.seen.swap(0, 1);
+            self.seen[0].clear();
+            self.since = Some(now);
+        }
+        self.seen[0].insert(number);
+        self.wanted.remove(&number);
+    }
+}
+
+/// The number by which a message is known.
+pub(super) fn number(content: &[u8]) -> u32 {
+    crc32fast::hash(content)
+}
+
+/// Whether these are numbers of messages, and not a message of the application.
+fn numbers(content: &[u8]) -> Option<(u8, impl Iterator<Item = u32>)> {
+    match content {
+        [MAGIC, kind @ (HAVE | WANT), numbers @ ..] => {
+            let (numbers, _) = numbers.as_chunks::<NUMBER_BYTES>();
+            Some((*kind, numbers.iter().copied().map(u32::from_le_bytes)))
+        }
+        _ => None,
+    }
+}
+
+impl Node {
+    /// Whether lazy push is on at all.
+    pub(super) fn is_lazy(&self) -> bool {
+        self.config.lazy_push.is_some()
+    }
+
+    /// Whether this member understands it.
+    pub(super) fn understands(&self, entry: &Entry) -> bool {
+        // Most carry the same metadata as we do.
+        self.config
+            .lazy_push
+            .is_some_and(|understands| entry.meta == self.config.meta || understands(&entry.meta))
+    }
+
+    /// Whether all live members understand it.
+    pub(super) fn all_understand(&mut self) -> bool {
+        if !self.is_lazy() {
+            return false;
+        }
+        match self.lazy.all {
+            Some((version, all)) if version == self.members_version => all,
+            _ => {
+                let mut live = self.table.iter().filter(|entry| entry.is_live());
+                let all = live.all(|entry| self.understands(entry));
+                self.lazy.all = Some((self.members_version, all));
+                all
+            }
+        }
+    }
+
+    /// A message of our application need not come back to it.
+    pub(super) fn note_seen(&mut self, number: u32) {
+        if self.is_lazy() {
+            self.lazy.seen[0].insert(number);
+        }
+    }
+
+    /// A user message has come. False when it is none for the application.
+    pub(super) fn is_for_application(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        content: &[u8],
+    ) -> bool {
+        if !self.is_lazy() {
+            return true;
+        }
+        match numbers(content) {
+            Some((HAVE, told)) => self.ask_for_missing(now, from, told),
+            Some((_, wanted)) => self.answer_wanted(from, wanted.collect()),
+            None => {
+                let number = number(content);
+                if !self.lazy.has_seen(number) {
+                    self.lazy.see(now, number);
+                    return true;
+                }
+                self.counters.messages_repeated += 1;
+            }
+        }
+        false
+    }
+
+    /// Somebody tells what there is: asks for what we have not seen, unless we just did.
+    fn ask_for_missing(&mut self, now: Instant, from: SocketAddr, told: impl Iterator<Item = u32>) {
+        let patience = self.config.gossip_interval;
+        let lazy = &mut self.lazy;
+        let mut missing = Vec::new();
+        for number in told {
+            let asked = lazy.wanted.get(&number);
+            let waiting = asked.is_some_and(|at| now.saturating_duration_since(*at) < patience / 2);
+            if !waiting && !lazy.has_seen(number) {
+                missing.push(number);
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        if lazy.wanted.len() + missing.len() > WANTED_MAX {
+            lazy.wanted
+                .retain(|_, at| now.saturating_duration_since(*at) < patience);
+            missing.truncate(WANTED_MAX.saturating_sub(lazy.wanted.len()));
+        }
+        for &number in &missing {
+            lazy.wanted.insert(number, now);
+        }
+        self.counters.messages_wanted += missing.len() as u64;
+        // What came in one message fits into one.
+        let want = self.encode_numbers(WANT, &missing);
+        self.send(from, &[want.into()], false);
+    }
+
+    /// Somebody we told asks for messages: sends those that are still queued, within the bytes that
+    /// may leave at once, and tells them for longer, as others may lack them too.
+    fn answer_wanted(&mut self, from: SocketAddr, wanted: HashSet<u32>) {
+        if !self.lazy.told.contains(&from) {
+            return;
+        }
+        let budget = self.config.eager_bytes_per_interval;
+        let found = self.user.renew(&wanted);
+        for content in found {
+            let size = COMPOUND_BYTES + PART_BYTES + content.len();
+            if self.lazy.answered + size > budget {
+                break;
+            }
+            self.lazy.answered += size;
+            self.counters.messages_fetched += 1;
+            if self.packet.bytes() + size > self.packet_budget || !self.packet.push(&content) {
+                self.send_packet(from, false);
+                self.packet.push(&content);
+            }
+        }
+        if !self.packet.is_empty() {
+            self.send_packet(from, false);
+        }
+    }
+
+    /// Tells `targets`, who all understand, what is queued; in the same datagrams goes what the
+    /// protocol has to say.
+    pub(super) fn tell(&mut self, targets: &[(SocketAddr, bool)]) {
+        let told: Vec<u32> = self.user.take_numbers(TOLD_MAX).collect();
+        for &(target, _) in targets {
+            self.lazy.told.push_back(target);
+        }
+        let excess = self.lazy.told.len().saturating_sub(TOLD_MEMBERS_MAX);
+        self.lazy.told.drain(..excess);
+        let room = self.packet_budget - COMPOUND_BYTES - PART_BYTES - USER_TYPE_BYTES - HEAD_BYTES;
+        let mut lists = told.chunks(room / NUMBER_BYTES);
+        for _ in 0..self.config.gossip_messages {
+            let mut free = self.packet_budget - COMPOUND_BYTES;
+            if let Some(list) = lists.next() {
+                let have = self.encode_numbers(HAVE, list);
+                free -= PART_BYTES + have.len();
+                self.packet.push(&have);
+            }
+            self.add_protocol_broadcasts(free);
+            if self.packet.is_empty() {
+                break;
+            }
+            self.send_to_all(targets);
+        }
+    }
+
+    /// Rounds for which what the application says is repeated.
+    pub(super) fn lazy_limit(&self, limit: u32) -> u32 {
+        limit.min(ROUNDS_MAX)
+    }
+
+    fn encode_numbers(&self, kind: u8, numbers: &[u32]) -> Vec<u8> {
+        let mut content = Vec::with_capacity(HEAD_BYTES + numbers.len() * NUMBER_BYTES);
+        content.extend([MAGIC, kind]);
+        content.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        encode_message(&Message::User(content.into()), &self.config.cluster_name)
+    }
+
+    /// Hands a message of a peer to the application.
+    pub(super) fn deliver(&mut self, now: Instant, from: SocketAddr, content: &[u8]) {
+        if self.is_for_application(now, from, content) {
+            let content = bytes::Bytes::copy_from_slice(content);
+            self.events.push_back(Event::Message(content));
+        }
+    }
+}
