@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::{Service, Status, Timestamp};
 
@@ -121,6 +121,39 @@ pub fn bucket_of(record: &Service) -> usize {
     Identity::of(&record.hostname, &record.id).bucket()
 }
 
+/// Hash of everything a record says but its status and stamp, the same in all versions and on all
+/// machines.
+pub fn content_hash(record: &Service) -> u64 {
+    let Service {
+        id,
+        name,
+        image,
+        created,
+        hostname,
+        ports,
+        updated: _,
+        proxy_mode,
+        status: _,
+    } = record;
+    let mut hash = Xxh3Default::new();
+    let mut text = |text: &str| {
+        // Control characters are no part of any of them.
+        hash.update(text.as_bytes());
+        hash.update(&[0]);
+    };
+    for part in [hostname, id, name, image, proxy_mode] {
+        text(part);
+    }
+    for port in ports.iter().flatten() {
+        text(&port.kind);
+        text(&port.ip);
+        text(&format!("{} {}", port.port, port.service_port));
+    }
+    hash.update(&[u8::from(ports.is_some())]);
+    hash.update(&created.as_unix_nanos().to_le_bytes());
+    hash.digest()
+}
+
 /// A set of buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Buckets {
@@ -189,6 +222,41 @@ mod tests {
         let hash = identity.saying(Status::Alive, Some(Timestamp::from_unix_nanos(updated)));
         digest.replace(identity, 0, hash);
         (identity, hash)
+    }
+
+    #[test]
+    fn content_is_all_but_status_and_stamp() {
+        use crate::service::tests::service;
+        let one = service("a", "1", 1, Status::Alive);
+        let later = service("a", "1", 2, Status::Unhealthy);
+        assert_eq!(content_hash(&one), content_hash(&later));
+        // Fixed: other versions compute it, too.
+        assert_eq!(content_hash(&one), 9_822_851_878_595_836_109);
+        let others = [
+            Service {
+                ports: None,
+                ..one.clone()
+            },
+            Service {
+                ports: Some(Vec::new()),
+                ..one.clone()
+            },
+            Service {
+                name: "we".into(),
+                image: "bweb:1.0".into(),
+                ..one.clone()
+            },
+            Service {
+                created: Timestamp::EPOCH.next(),
+                ..one.clone()
+            },
+            service("a", "2", 1, Status::Alive),
+            service("b", "1", 1, Status::Alive),
+        ];
+        let mut hashes: Vec<u64> = others.iter().chain([&one]).map(content_hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 7);
     }
 
     #[test]

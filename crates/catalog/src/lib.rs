@@ -17,7 +17,7 @@ mod snapshot;
 mod state;
 mod timestamp;
 
-pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_of};
+pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_of, content_hash};
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{

@@ -235,6 +235,11 @@ impl Service {
 
     /// Whether anything but the stamp differs.
     pub fn differs_materially(&self, other: &Self) -> bool {
+        self.status != other.status || !self.has_same_content(other)
+    }
+
+    /// Whether nothing but status and stamp differs.
+    pub fn has_same_content(&self, other: &Self) -> bool {
         let Self {
             id,
             name,
@@ -244,16 +249,15 @@ impl Service {
             ports,
             updated: _,
             proxy_mode,
-            status,
+            status: _,
         } = self;
-        *id != other.id
-            || *name != other.name
-            || *image != other.image
-            || *created != other.created
-            || *hostname != other.hostname
-            || *ports != other.ports
-            || *proxy_mode != other.proxy_mode
-            || *status != other.status
+        *id == other.id
+            && *name == other.name
+            && *image == other.image
+            && *created == other.created
+            && *hostname == other.hostname
+            && *ports == other.ports
+            && *proxy_mode == other.proxy_mode
     }
 
     /// Whether this record replaces `held`: the newer stamp wins; on equal stamps a tombstone beats

@@ -47,6 +47,7 @@ pub(super) enum Command {
         priority: Priority,
     },
     Seeds(Vec<SocketAddr>),
+    ExchangeWithAny,
     /// Our side of a state exchange, without the application's state, and who is at this address.
     PushPull {
         join: bool,
@@ -197,6 +198,7 @@ impl Core {
                 priority,
             } => self.node.broadcast_with(key, payload, &priority),
             Command::Seeds(seeds) => self.node.add_seeds(now, &seeds),
+            Command::ExchangeWithAny => self.node.exchange_with_any(),
             // Who asked may have given up meanwhile; then nobody reads the answer.
             Command::PushPull { join, peer, reply } => {
                 let peer = peer.and_then(|addr| self.node.member_at(addr));

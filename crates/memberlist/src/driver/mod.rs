@@ -244,6 +244,12 @@ impl Handle {
         }]);
     }
 
+    /// The same with a random member.
+    pub fn exchange_with_any(&self) {
+        // Dropped only when far too much is under way anyway.
+        let _ = self.inner.commands.try_send(Command::ExchangeWithAny);
+    }
+
     /// Sends messages to one member, by stream, one after the other in the background. What cannot be
     /// delivered is dropped and counted.
     pub fn send(&self, to: SocketAddr, payloads: Vec<Bytes>) {

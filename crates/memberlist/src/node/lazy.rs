@@ -219,8 +219,9 @@ impl Node {
     /// protocol has to say.
     pub(super) fn tell(&mut self, targets: &[(SocketAddr, bool)]) {
         let told: Vec<u32> = self.user.take_numbers(TOLD_MAX).collect();
-        for &(target, _) in targets {
-            self.lazy.told.push_back(target);
+        if !told.is_empty() {
+            let addresses = targets.iter().map(|(to, _)| *to);
+            self.lazy.told.extend(addresses);
         }
         let excess = self.lazy.told.len().saturating_sub(TOLD_MEMBERS_MAX);
         self.lazy.told.drain(..excess);

@@ -198,6 +198,11 @@ impl Node {
         if now.saturating_duration_since(self.started) < REANNOUNCE && !self.leaving {
             self.announce_ourselves(Origin::Peer);
         }
+        self.exchange_with_any();
+    }
+
+    /// Asks for a state exchange with a random member that is not suspected.
+    pub fn exchange_with_any(&mut self) {
         let us = &self.config.name;
         let partner = self.table.sample(&mut self.rng, 1, |entry| {
             entry.state == NodeState::Alive && entry.name != *us

@@ -63,7 +63,7 @@ impl Options {
     /// Those of a seed.
     pub fn draw(seed: u64, rng: &mut Pcg64Mcg) -> Self {
         let hosts = rng.random_range(3..=14);
-        Self {
+        let mut options = Self {
             hosts,
             foreigners: if rng.random_bool(0.25) { 2 } else { 0 },
             chaos: Duration::from_secs(rng.random_range(20..=90)),
@@ -73,7 +73,11 @@ impl Options {
             clock_rate_ppm: if rng.random_bool(0.5) { 10_000 } else { 0 },
             config: draw_config(rng),
             drills: Drill::draw(seed, rng),
+        };
+        if seed % 2 == 1 {
+            options.config.lazy_push = Some(|_| true);
         }
+        options
     }
 
     /// Whether datagrams are damaged, so that nodes may hear what nobody said.

@@ -19,15 +19,20 @@ use rand_pcg::Pcg64Mcg;
 use tracing::{debug, info, warn};
 
 use super::{
+    catching_up::CatchingUp,
     exchange,
     introductions::Introductions,
     metadata,
-    replica::{Effects, Replica},
+    replica::{Effects, News, Replica},
+    update::StatusUpdate,
 };
 use crate::{health::LocalUpdate, throttle::Throttle};
 
 /// The same trouble with the same peer is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
+
+/// Buckets in which an exchange finds a difference that is more than the changes of the moment.
+const MUCH: usize = 8;
 
 /// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +55,8 @@ pub enum Action {
     },
     /// Exchange states with the member at this address.
     Exchange(SocketAddr),
+    /// Exchange states with the member of this name, or with any.
+    CatchUp(Option<String>),
     /// Tell whoever wants to know that readers see something new.
     Changed(Change),
 }
@@ -67,6 +74,8 @@ pub struct Counters {
     pub records_broadcast: AtomicU64,
     /// Changes that readers saw.
     pub changes: AtomicU64,
+    /// News in short form about records that are not held.
+    pub updates_unusable: AtomicU64,
     /// State exchanges begun here in which both knew the same.
     pub exchanges_same: AtomicU64,
     /// State exchanges begun here that found a difference.
@@ -82,6 +91,7 @@ fn add(counter: &AtomicU64, number: usize) {
 pub struct Core {
     replica: Replica,
     introductions: Introductions,
+    catching_up: CatchingUp,
     counters: Arc<Counters>,
     complaints: Throttle,
     rng: Pcg64Mcg,
@@ -93,6 +103,7 @@ impl Core {
     pub fn new(replica: Replica, counters: Arc<Counters>, seed: u64) -> Self {
         Self {
             introductions: Introductions::new(replica.hostname()),
+            catching_up: CatchingUp::default(),
             replica,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
@@ -118,8 +129,11 @@ impl Core {
 
     /// When [`Core::tick`] wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let introduction = self.introductions.next_deadline();
-        let deadlines = [self.replica.next_deadline(), introduction];
+        let deadlines = [
+            self.replica.next_deadline(),
+            self.introductions.next_deadline(),
+            self.catching_up.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -132,6 +146,9 @@ impl Core {
         if let Some(address) = with {
             debug!(%address, "exchanging states with a new member");
             self.actions.push(Action::Exchange(address));
+        }
+        if let Some(with) = self.catching_up.take(now.monotonic) {
+            self.actions.push(Action::CatchUp(with));
         }
         let effects = self.replica.tick(now);
         self.carry_out(effects, now);
@@ -222,6 +239,9 @@ impl Core {
         if payload.is_empty() {
             return Effects::default();
         }
+        if StatusUpdate::is(payload) {
+            return self.update(payload, now);
+        }
         if exchange::Message::is(payload) {
             return self.exchange(payload, now);
         }
@@ -230,6 +250,24 @@ impl Core {
             Ok(record) => self.replica.remote(record, now),
             Err(error) => {
                 self.undecodable("record", &error, now);
+                Effects::default()
+            }
+        }
+    }
+
+    /// News in short form. Without the record it is about, something was missed: its origin is asked.
+    fn update(&mut self, payload: &Bytes, now: Now) -> Effects {
+        add(&self.counters.records_received, 1);
+        let Some(update) = StatusUpdate::decode(payload) else {
+            add(&self.counters.records_undecodable, 1);
+            return Effects::default();
+        };
+        let held = self.replica.record(&update.hostname, &update.id);
+        match held.and_then(|held| update.applied_to(held)) {
+            Some(record) => self.replica.remote(record, now),
+            None => {
+                add(&self.counters.updates_unusable, 1);
+                self.catching_up.ask(Some(update.hostname), now.monotonic);
                 Effects::default()
             }
         }
@@ -274,7 +312,12 @@ impl Core {
             exchange::Message::Digest { from, digest } => {
                 self.introductions.exchanged();
                 add(&self.counters.exchanges_different, 1);
-                let offers = exchange::offers(self.replica.snapshot(), &digest);
+                let ours = self.replica.snapshot();
+                if ours.digest.differences(&digest).len() > MUCH {
+                    // Who has missed much may have met somebody who did, too.
+                    self.catching_up.ask(None, now.monotonic);
+                }
+                let offers = exchange::offers(ours, &digest);
                 debug!(peer = from, offers = offers.len(), "catalogs differ");
                 self.send(&from, offers);
                 Effects::default()
@@ -355,14 +398,15 @@ impl Core {
         add(&self.counters.records_broadcast, effects.broadcasts.len());
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
-        for record in effects.broadcasts {
+        for News { record, brief } in effects.broadcasts {
             let priority = Priority {
                 source: record.hostname.clone(),
                 // Who is routed to what is gone loses requests; who learns late of what has come
                 // only has fewer to choose from.
                 urgent: !record.is_alive(),
             };
-            let payload = Bytes::from(json::encode_service(&record));
+            let short = brief.then(|| StatusUpdate::encode(&record)).flatten();
+            let payload = short.unwrap_or_else(|| json::encode_service(&record).into());
             self.actions.push(Action::Broadcast {
                 key: key(&record),
                 payload,

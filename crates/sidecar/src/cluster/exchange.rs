@@ -25,7 +25,7 @@ use memberlist::STREAM_USER_BYTES_MAX;
 
 /// First byte of ours: neither JSON nor a message of Serf, which numbers its kinds from 0, begins with
 /// it.
-const MAGIC: u8 = 0xd1;
+pub(super) const MAGIC: u8 = 0xd1;
 const ROOT: u8 = b'R';
 const SAME: u8 = b'S';
 const DIGEST: u8 = b'D';

@@ -1,5 +1,6 @@
 //! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
 
+pub mod catching_up;
 pub mod core;
 pub mod exchange;
 #[cfg(test)]
@@ -9,3 +10,4 @@ pub mod join;
 pub mod metadata;
 pub mod registry;
 pub mod replica;
+pub mod update;

@@ -131,6 +131,12 @@ impl Registry {
                     }
                 }
                 Action::Exchange(with) => self.gossip.exchange(with),
+                Action::CatchUp(Some(with)) => {
+                    if let Some(member) = self.gossip.member(&with) {
+                        self.gossip.exchange(member.addr);
+                    }
+                }
+                Action::CatchUp(None) => self.gossip.exchange_with_any(),
                 Action::Changed(change) => {
                     let service = &change.service;
                     info!(

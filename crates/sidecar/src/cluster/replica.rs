@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,11 +39,28 @@ const PASSED_ON_MAX: usize = 64;
 /// Identity of an instance: host and ID.
 type Key = (String, String);
 
+/// A record every member should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// All of it.
+    pub record: Arc<Service>,
+    /// Only its status and stamp are news, and everybody who is to hear of it can tell.
+    pub brief: bool,
+}
+
+impl Deref for News {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.record
+    }
+}
+
 /// What an input led to.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Records every member should hear of, oldest first.
-    pub broadcasts: Vec<Arc<Service>>,
+    pub broadcasts: Vec<News>,
     /// What readers will see change.
     pub changes: Vec<Change>,
     /// Records refused, and why.
@@ -130,6 +148,11 @@ impl Replica {
     /// What readers see.
     pub fn snapshot(&self) -> &catalog::Snapshot {
         self.state.snapshot()
+    }
+
+    /// The record held of an instance, as its origin wrote it.
+    pub fn record(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
+        self.state.record(hostname, id)
     }
 
     /// What the start still waits for before the view of this host is complete.
@@ -224,8 +247,7 @@ impl Replica {
             better.extend(held.filter(|held| held.supersedes(&record)).cloned());
         }
         if all.broadcasts.len() > PASSED_ON_MAX {
-            all.broadcasts
-                .retain(|record| record.hostname == self.hostname);
+            all.broadcasts.retain(|news| news.hostname == self.hostname);
         }
         (all, better)
     }
@@ -379,10 +401,12 @@ impl Replica {
     fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
         let updated = self.stamp(now, newer_than.next());
         let record = Service { updated, ..record };
+        let brief = self.is_brief(&record);
         match self.state.apply(record.clone(), Author::Own, now) {
             Ok(Applied::New(change)) => {
                 effects.changes.extend(change);
-                effects.broadcasts.push(Arc::new(record));
+                let record = Arc::new(record);
+                effects.broadcasts.push(News { record, brief });
             }
             Ok(Applied::Known) => {}
             Err(why) => effects.rejected.push((record, why)),
@@ -427,13 +451,21 @@ impl Replica {
         }
     }
 
+    /// Whether this news needs only be told briefly.
+    fn is_brief(&self, news: &Service) -> bool {
+        let held = self.state.record(&news.hostname, &news.id);
+        self.go_members.is_empty() && held.is_some_and(|held| held.has_same_content(news))
+    }
+
     fn merge(&mut self, record: Service, now: Now, effects: &mut Effects) {
+        let brief = self.is_brief(&record);
         match self.state.apply(record.clone(), Author::Peer, now) {
             Ok(Applied::New(change)) => {
                 effects.changes.extend(change);
                 // What the state holds may differ from what came: draining sticks.
                 let held = self.state.record(&record.hostname, &record.id).cloned();
-                effects.broadcasts.extend(held);
+                let news = held.map(|record| News { record, brief });
+                effects.broadcasts.extend(news);
             }
             Ok(Applied::Known) => {}
             Err(why) => effects.rejected.push((record, why)),

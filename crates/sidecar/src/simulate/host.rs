@@ -185,6 +185,16 @@ impl Host {
                     let join = false;
                     requests.push(StreamRequest::PushPull { to, join });
                 }
+                Action::CatchUp(with) => {
+                    let named = with.and_then(|name| node.member(&name));
+                    match named {
+                        Some(member) => requests.push(StreamRequest::PushPull {
+                            to: member.addr,
+                            join: false,
+                        }),
+                        None => node.exchange_with_any(),
+                    }
+                }
                 Action::Changed(change) => {
                     let at = now.saturating_duration_since(self.clock.start);
                     self.watch.borrow_mut().heard(self.id, &change.service, at);

@@ -1,0 +1,191 @@
+//! Lazy push: what is told, what is asked for, and what members that do not know it get.
+
+use super::super::lazy::number;
+use super::*;
+
+const OURS: &[u8] = b"ours";
+
+/// `us` among `n2` to `n9`, of whom those that `understand` have our metadata; all calm.
+fn among(understand: impl Fn(u8) -> bool) -> Bench {
+    let mut bench = Bench::with(|config| {
+        config.meta = Bytes::from_static(OURS);
+        config.lazy_push = Some(|meta| meta == OURS);
+        config.probe_interval = Duration::ZERO;
+        config.push_pull_interval = Duration::ZERO;
+        config.rejoin_interval = Duration::ZERO;
+        config.gossip_nodes = 8;
+    });
+    for id in 2..=9 {
+        let mut alive = alive(id, 1);
+        if understand(id) {
+            alive.meta = Bytes::from_static(OURS);
+        }
+        bench.receive(&Message::Alive(alive));
+    }
+    bench.pass(Duration::from_secs(10));
+    bench.transmits();
+    bench.events();
+    bench
+}
+
+fn user(content: &[u8]) -> Message {
+    Message::User(Bytes::copy_from_slice(content))
+}
+
+/// A message of lazy push.
+fn list(kind: u8, contents: &[&[u8]]) -> Message {
+    let mut bytes = vec![0xd2, kind];
+    for content in contents {
+        bytes.extend(number(content).to_le_bytes());
+    }
+    user(&bytes)
+}
+
+/// What is sent in the next round.
+fn round(bench: &mut Bench) -> Vec<(SocketAddr, Vec<Message>)> {
+    bench.pass(Duration::from_millis(200));
+    bench.transmits()
+}
+
+#[test]
+fn rounds_tell_the_number_of_what_has_left_eagerly() {
+    let mut bench = among(|_| true);
+    bench.node.broadcast(None, Bytes::from_static(b"news"));
+    let sent = bench.transmits();
+    assert!(!sent.is_empty() && sent.iter().all(|(_, parts)| parts[..] == [user(b"news")]));
+    let mut rounds = 0;
+    loop {
+        let sent = round(&mut bench);
+        if sent.is_empty() {
+            break;
+        }
+        assert_eq!(sent.len(), 8);
+        let told = [list(b'H', &[b"news"])];
+        assert!(sent.iter().all(|(_, parts)| parts[..] == told));
+        rounds += 1;
+    }
+    assert_eq!(rounds, 4, "as often as it would have been repeated");
+    assert_eq!(bench.node.user_queue_len(), 0);
+}
+
+#[test]
+fn whoever_was_told_can_ask_and_then_it_is_told_anew() {
+    let mut bench = among(|_| true);
+    bench.node.broadcast(None, Bytes::from_static(b"one"));
+    bench.node.broadcast(None, Bytes::from_static(b"two"));
+    bench.transmits();
+    let want = list(b'W', &[b"two", b"unknown"]);
+    let ask = |bench: &mut Bench, id| {
+        let bytes = encode_message(&want, &bench.node.config.cluster_name);
+        let errors = bench.node.handle_datagram(bench.now, address(id), &bytes);
+        assert_eq!(errors, []);
+        bench.transmits()
+    };
+    assert_eq!(ask(&mut bench, 5), [], "nobody has told it anything");
+    for _ in 0..3 {
+        round(&mut bench);
+    }
+    assert_eq!(ask(&mut bench, 5), [(address(5), vec![user(b"two")])]);
+    assert_eq!(bench.node.counters().messages_fetched, 1);
+    round(&mut bench);
+    for _ in 0..3 {
+        let sent = round(&mut bench);
+        assert!(
+            sent.iter()
+                .all(|(_, parts)| parts[..] == [list(b'H', &[b"two"])])
+        );
+        assert_eq!(sent.len(), 8);
+    }
+    assert_eq!(round(&mut bench), []);
+}
+
+#[test]
+fn what_is_missing_is_asked_for_once_in_a_while_and_what_was_seen_never() {
+    let mut bench = among(|_| true);
+    bench.receive(&user(b"seen"));
+    assert_eq!(
+        bench.events(),
+        [Event::Message(Bytes::from_static(b"seen"))]
+    );
+    bench.receive(&user(b"seen"));
+    assert_eq!(bench.events(), [], "the application knows it");
+    assert_eq!(bench.node.counters().messages_repeated, 1);
+    let told = list(b'H', &[b"seen", b"missed"]);
+    bench.receive(&told);
+    let want = list(b'W', &[b"missed"]);
+    assert_eq!(bench.transmits(), [(address(99), vec![want.clone()])]);
+    bench.receive(&told);
+    assert_eq!(bench.transmits(), [], "the answer is on its way");
+    bench.pass(Duration::from_millis(200));
+    bench.receive(&told);
+    assert_eq!(
+        bench.transmits(),
+        [(address(99), vec![want])],
+        "it was lost"
+    );
+    bench.receive(&user(b"missed"));
+    bench.pass(Duration::from_millis(200));
+    bench.receive(&told);
+    assert_eq!(bench.transmits(), []);
+    assert_eq!(
+        bench.events(),
+        [Event::Message(Bytes::from_static(b"missed"))]
+    );
+    // Not for ever.
+    bench.pass(Duration::from_secs(5));
+    bench.receive(&user(b"other"));
+    bench.pass(Duration::from_secs(5));
+    bench.receive(&user(b"another"));
+    bench.receive(&user(b"seen"));
+    assert_eq!(bench.events().len(), 3);
+}
+
+#[test]
+fn with_members_that_do_not_understand_rounds_repeat_contents() {
+    let mut bench = among(|id| id != 9);
+    bench.node.broadcast(None, Bytes::from_static(b"news"));
+    bench.transmits();
+    let sent = round(&mut bench);
+    assert_eq!(sent.len(), 8);
+    assert!(sent.iter().all(|(_, parts)| parts[..] == [user(b"news")]));
+}
+
+#[test]
+fn without_lazy_push_its_messages_are_the_applications() {
+    let mut bench = Bench::quiet();
+    let told = list(b'H', &[b"missed"]);
+    bench.receive(&told);
+    bench.receive(&told);
+    assert_eq!(bench.events().len(), 2);
+    assert_eq!(bench.transmits(), []);
+}
+
+#[test]
+fn a_burst_is_told_in_few_datagrams_and_fetched_within_the_budget() {
+    let mut bench = among(|_| true);
+    let content = |index: usize| Bytes::from(format!("{index:0900}"));
+    let contents: Vec<Bytes> = (0..1000).map(content).collect();
+    for (index, content) in contents.iter().enumerate() {
+        bench
+            .node
+            .broadcast(Some(index.to_string()), content.clone());
+    }
+    bench.transmits();
+    let sent = round(&mut bench);
+    let to_one = sent.iter().filter(|(to, _)| *to == address(4));
+    assert_eq!(to_one.count(), 3, "a thousand numbers of four bytes");
+    let wanted: Vec<&[u8]> = contents[..300].iter().map(|content| &content[..]).collect();
+    let want = list(b'W', &wanted);
+    let bytes = encode_message(&want, &bench.node.config.cluster_name);
+    bench.node.handle_datagram(bench.now, address(4), &bytes);
+    let answered: usize = bench
+        .transmits()
+        .iter()
+        .map(|(_, parts)| 905 * parts.len())
+        .sum();
+    let budget = bench.node.config.eager_bytes_per_interval;
+    assert!(
+        (budget - 905..=budget).contains(&answered),
+        "{answered} bytes"
+    );
+}
