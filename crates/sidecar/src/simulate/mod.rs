@@ -86,3 +86,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("{:?}", cluster.tally());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! Stories drawn from seeds: a small cluster, a time of trouble, calm, and then everybody must
+//! show exactly what runs. `STORY_SEEDS` (default 60) and `STORY_FIRST` (default 1) choose others.
+
+use memberlist::sim::Faults;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use super::{audit::Audit, cluster::*, *};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// After the last trouble, this is enough: seeds are tried every 60 s.
+const CALM: Duration = Duration::from_secs(150);
+
+/// What happened, so that no story is empty.
+#[derive(Debug, Default)]
+struct Deeds {
+    flips: usize,
+    replacements: usize,
+    crashes: usize,
+    restarts: usize,
+    leaves: usize,
+    partitions: usize,
+    pauses: usize,
+}
+
+struct Trouble {
+    cluster: Cluster,
+    rng: Pcg64Mcg,
+    /// Hosts that are off.
+    down: Vec<HostId>,
+    services: usize,
+    fresh: usize,
+    deeds: Deeds,
+}
+
+impl Trouble {
+    fn new(seed: u64) -> Self {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let hosts = rng.random_range(2..=9);
+        let services = rng.random_range(1..=4);
+        let faults = Faults {
+            latency_mean: Duration::from_millis(rng.random_range(1..=60)),
+            latency_max: Duration::from_millis(400),
+            loss: *pick(&mut rng, &[0.0, 0.01, 0.1, 0.3]),
+            duplication: *pick(&mut rng, &[0.0, 0.1]),
+            reordering: *pick(&mut rng, &[0.0, 0.1]),
+            stream_refused: *pick(&mut rng, &[0.0, 0.2]),
+            stream_cut: *pick(&mut rng, &[0.0, 0.2]),
+            ..Faults::default()
+        };
+        // Up to ten years, in some of the stories.
+        let skew_s: i64 = *pick(&mut rng, &[0, 0, 2, 500, 100_000, 315_000_000]);
+        let skews: Vec<i128> = (0..hosts)
+            .map(|_| i128::from(rng.random_range(-skew_s..=skew_s)) * 1_000_000_000)
+            .collect();
+        let ahead = |host: HostId| skews[host];
+        let cluster =
+            Cluster::formed(hosts, services, seed, faults, ahead).expect("valid settings");
+        Self {
+            cluster,
+            rng,
+            down: Vec::new(),
+            services,
+            fresh: 0,
+            deeds: Deeds::default(),
+        }
+    }
+
+    fn running(&mut self) -> Option<HostId> {
+        let up: Vec<HostId> = self.cluster.running().map(|(id, _)| id).collect();
+        (!up.is_empty()).then(|| *pick(&mut self.rng, &up))
+    }
+
+    fn one_deed(&mut self) {
+        let Some(host) = self.running() else {
+            return self.restart();
+        };
+        match self.rng.random_range(0..14) {
+            0..5 => {
+                let service = self.rng.random_range(0..self.services);
+                self.cluster.flip(host, service, false);
+                self.deeds.flips += 1;
+            }
+            5..8 => {
+                self.fresh += 1;
+                let id = instance_id(host, 0xa0_0000 + self.fresh);
+                let replace = |own: &mut Vec<catalog::Service>| {
+                    let first = own.remove(0);
+                    own.push(catalog::Service {
+                        id: id.clone(),
+                        status: catalog::Status::Alive,
+                        ..first
+                    });
+                };
+                self.cluster.edit(host, &id.clone(), false, replace);
+                self.deeds.replacements += 1;
+            }
+            8 => {
+                self.cluster.crash(host);
+                self.down.push(host);
+                self.deeds.crashes += 1;
+            }
+            9..11 => self.restart(),
+            11 => {
+                self.cluster.leave(host);
+                self.cluster.run_for(2 * SECOND);
+                self.cluster.crash(host);
+                self.down.push(host);
+                self.deeds.leaves += 1;
+            }
+            12 => {
+                let hosts = self.cluster.hosts();
+                let sides = (0..hosts).map(|_| self.rng.random_range(0..2)).collect();
+                self.cluster.network().split(sides, Vec::new());
+                self.deeds.partitions += 1;
+            }
+            _ => {
+                let time = *pick(&mut self.rng, &[2, 20, 4000]);
+                self.cluster.network().pause(host, time * SECOND);
+                self.deeds.pauses += 1;
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        if let Some(host) = self.down.pop() {
+            self.cluster.restart(host).expect("valid settings");
+            self.deeds.restarts += 1;
+        }
+    }
+
+    /// Ends all trouble, waits, and looks.
+    fn end(&mut self) -> (bool, Audit) {
+        self.cluster.network().repair();
+        self.cluster.network().set_faults(Faults::default());
+        while !self.down.is_empty() {
+            self.restart();
+        }
+        // Longer than any pause that may still go on.
+        let begin = self.cluster.elapsed();
+        self.cluster.run_for(4000 * SECOND);
+        while !self.cluster.agreed() && self.cluster.elapsed() < begin + 4000 * SECOND + CALM {
+            self.cluster.run_for(SECOND);
+        }
+        (self.cluster.agreed(), self.cluster.audit())
+    }
+}
+
+fn pick<'a, T>(rng: &mut Pcg64Mcg, of: &'a [T]) -> &'a T {
+    &of[rng.random_range(0..of.len())]
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn after_any_trouble_everybody_shows_what_runs() {
+    let mut sum = Deeds::default();
+    let first = number("STORY_FIRST", 1);
+    let mut bad = Vec::new();
+    for seed in first..first + number("STORY_SEEDS", 60) {
+        let mut trouble = Trouble::new(seed);
+        let deeds = trouble.rng.random_range(5..40);
+        for _ in 0..deeds {
+            trouble.one_deed();
+            let pause = Duration::from_millis(*pick(&mut trouble.rng, &[10, 300, 3000, 20_000]));
+            trouble.cluster.run_for(pause);
+            if trouble.rng.random_bool(0.1) {
+                trouble.cluster.network().heal();
+            }
+        }
+        let (agreed, audit) = trouble.end();
+        if !agreed || audit != Audit::default() {
+            bad.push((seed, agreed, audit));
+        }
+        let Deeds {
+            flips,
+            replacements,
+            crashes,
+            restarts,
+            leaves,
+            partitions,
+            pauses,
+        } = trouble.deeds;
+        sum.flips += flips;
+        sum.replacements += replacements;
+        sum.crashes += crashes;
+        sum.restarts += restarts;
+        sum.leaves += leaves;
+        sum.partitions += partitions;
+        sum.pauses += pauses;
+    }
+    assert_eq!(bad, [], "seed, all agree, what is wrong");
+    assert!(
+        [
+            sum.flips,
+            sum.replacements,
+            sum.crashes,
+            sum.restarts,
+            sum.leaves,
+            sum.partitions,
+            sum.pauses
+        ]
+        .iter()
+        .all(|deeds| *deeds > 0),
+        "{sum:?}"
+    );
+}
+
+#[test]
+fn equal_seeds_tell_equal_stories() {
+    let tell = |seed| {
+        let mut trouble = Trouble::new(seed);
+        for _ in 0..20 {
+            trouble.one_deed();
+            trouble.cluster.run_for(SECOND);
+        }
+        (
+            trouble.cluster.network().trace_hash(),
+            trouble.cluster.account(),
+        )
+    };
+    assert_eq!(tell(3), tell(3));
+    assert_ne!(tell(3).0, tell(4).0);
+}
