@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod digest;
+mod held;
 pub mod json;
 mod service;
 mod snapshot;
