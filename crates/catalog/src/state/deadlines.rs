@@ -98,3 +98,20 @@ impl Deadlines {
         Some(Due { at, host, id })
     }
 }
+
+#[cfg(test)]
+impl Deadlines {
+    /// The records that have one.
+    pub(super) fn records(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.records.keys().cloned().collect()
+    }
+
+    /// Whether the two ways to look at them show the same.
+    pub(super) fn agree(&self) -> bool {
+        self.due.size() == self.records.size() + self.down.size()
+            && self.due.iter().all(|(at, host, id)| match id {
+                Some(id) => self.records.get(&(host.clone(), id.clone())) == Some(at),
+                None => self.down.get(host) == Some(at),
+            })
+    }
+}
