@@ -15,6 +15,8 @@ use catalog::{Author, Now, Port, Service, State, Status, Timestamp, Upkeep, json
 const RECORDS: usize = 100_000;
 /// Changes measured.
 const CHANGES: usize = 20_000;
+/// Changes of a clone measured, after the first.
+const CLONE_CHANGES: usize = 100;
 
 fn main() {
     println!(
@@ -71,6 +73,29 @@ fn measure(services: usize) {
         "                    (whole state as JSON: {:.1} MB in {:.0} ms)",
         document.len() as f64 / 1e6,
         begin.elapsed().as_secs_f64() * 1e3
+    );
+    measure_clones(&state, services, start);
+}
+
+/// What one more replica costs that knows the same, and what it costs it to know one thing more.
+fn measure_clones(state: &State, services: usize, start: Now) {
+    let mut clone = None;
+    let cloned = allocation_counter::measure(|| clone = Some(state.seen_from("host-00001")));
+    let Some(mut clone) = clone else { return };
+    let mut change = |number: usize| {
+        let at = number.wrapping_mul(7919) % RECORDS;
+        let (host, id) = (at / services, at % services);
+        let record = record(host, id, 1 + CHANGES + number, Status::Alive);
+        let info = allocation_counter::measure(|| {
+            assert!(clone.apply(record, Author::Own, start).is_ok());
+        });
+        info.bytes_current
+    };
+    let first = change(0);
+    let next = (1..=CLONE_CHANGES).map(&mut change).sum::<i64>() / CLONE_CHANGES as i64;
+    println!(
+        "                    (a clone: {} B; its first change: {first} B, further ones: {next} B)",
+        cloned.bytes_current
     );
 }
 

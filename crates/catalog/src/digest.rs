@@ -8,7 +8,7 @@
 //! difference. The hash is XXH3 (64 bits, no seed) over explicit bytes: it must be the same in all
 //! versions and on all machines.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -48,17 +48,21 @@ impl Identity {
     }
 }
 
-/// See the module documentation.
+/// Buckets copied together when a digest that is shared with a clone changes.
+const PAGE: usize = 32;
+
+/// See the module documentation. A clone shares all pages of buckets that do not change.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
-    buckets: [u64; BUCKETS],
+    pages: [Arc<[u64; PAGE]>; BUCKETS / PAGE],
     root: u64,
 }
 
 impl Default for Digest {
     fn default() -> Self {
+        let empty = Arc::new([0; PAGE]);
         Self {
-            buckets: [0; BUCKETS],
+            pages: std::array::from_fn(|_| empty.clone()),
             root: 0,
         }
     }
@@ -79,7 +83,7 @@ impl Digest {
     /// Buckets in which the two differ, ascending.
     pub fn differences(&self, other: &Self) -> Buckets {
         let mut differing = Buckets::default();
-        for (index, (ours, theirs)) in self.buckets.iter().zip(&other.buckets).enumerate() {
+        for (index, (ours, theirs)) in self.buckets().zip(other.buckets()).enumerate() {
             if ours != theirs {
                 differing.insert(index);
             }
@@ -87,12 +91,13 @@ impl Digest {
         differing
     }
 
+    fn buckets(&self) -> impl Iterator<Item = u64> {
+        self.pages.iter().flat_map(|page| **page)
+    }
+
     /// The buckets, little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.buckets
-            .iter()
-            .flat_map(|bucket| bucket.to_le_bytes())
-            .collect()
+        self.buckets().flat_map(u64::to_le_bytes).collect()
     }
 
     /// `None` unless there are [`DIGEST_BYTES`].
@@ -102,16 +107,19 @@ impl Digest {
         if chunks.len() != BUCKETS || !rest.is_empty() {
             return None;
         }
-        for (bucket, chunk) in digest.buckets.iter_mut().zip(chunks) {
-            *bucket = u64::from_le_bytes(*chunk);
-            digest.root ^= *bucket;
+        for (page, chunks) in digest.pages.iter_mut().zip(chunks.chunks(PAGE)) {
+            for (bucket, chunk) in Arc::make_mut(page).iter_mut().zip(chunks) {
+                *bucket = u64::from_le_bytes(*chunk);
+                digest.root ^= *bucket;
+            }
         }
         Some(digest)
     }
 
     /// Replaces what a record said before (0: nothing) by what it says now.
     pub(crate) fn replace(&mut self, identity: Identity, before: u64, now: u64) {
-        self.buckets[identity.bucket()] ^= before ^ now;
+        let bucket = identity.bucket();
+        Arc::make_mut(&mut self.pages[bucket / PAGE])[bucket % PAGE] ^= before ^ now;
         self.root ^= before ^ now;
     }
 }

@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod digest;
+mod held;
 pub mod json;
 mod service;
 mod snapshot;
@@ -21,7 +22,7 @@ pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_o
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{
-    Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected,
+    Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Pool, Rejected,
     STALE_AFTER, State, TOMBSTONE_LIFESPAN, Upkeep,
 };
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -1,35 +1,52 @@
-//! What readers see: an immutable view of the whole cluster that shares structure with the last.
+//! What is known of the cluster: an immutable view that shares structure with the last one.
+//!
+//! There is one copy of it. The writer changes its own handle of these persistent maps, readers hold
+//! older ones, and what a change did not touch belongs to all of them. What only the writer needs
+//! (the record under a tombstone that is merely derived) is here too, private to the crate.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+use rpds::RedBlackTreeMapSync;
 
-use crate::{Buckets, Digest, Service, Timestamp};
+use crate::{Buckets, Digest, Service, Timestamp, Upkeep, held::Held};
 
-/// The records of one host as readers see them.
+/// The records of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRecords {
     /// Name of the host.
     pub name: Arc<str>,
-    /// Instances by ID. Those of a dead host, and those not refreshed in time, read as tombstones.
-    pub services: RedBlackTreeMapSync<Arc<str>, Arc<Service>>,
-    /// IDs whose tombstone is derived (host dead, or record expired) and stands in no record.
-    pub derived: RedBlackTreeSetSync<Arc<str>>,
     /// Stamp of the newest record accepted.
     pub last_updated: Timestamp,
     /// Time of the last change that matters to a reader.
     pub last_changed: Timestamp,
+    pub(crate) held: RedBlackTreeMapSync<Arc<str>, Held>,
 }
 
 impl HostRecords {
     pub(crate) fn empty(name: Arc<str>) -> Self {
         Self {
             name,
-            services: RedBlackTreeMapSync::new_sync(),
-            derived: RedBlackTreeSetSync::new_sync(),
             last_updated: Timestamp::EPOCH,
             last_changed: Timestamp::EPOCH,
+            held: RedBlackTreeMapSync::new_sync(),
         }
+    }
+
+    /// Instances by ID. Those of a dead host, and those not refreshed in time, read as tombstones.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        self.held.values().map(Held::shown)
+    }
+
+    /// One instance, as [`HostRecords::services`] shows it.
+    pub fn service(&self, id: &str) -> Option<&Arc<Service>> {
+        self.held.get(id).map(Held::shown)
+    }
+
+    /// Instances by ID as their origin wrote them, without those that read as tombstones only
+    /// because the host is dead or the record expired.
+    pub fn written(&self) -> impl Iterator<Item = &Arc<Service>> {
+        let written = self.held.values().filter(|held| !held.is_derived());
+        written.map(|held| &held.record)
     }
 }
 
@@ -41,10 +58,11 @@ pub struct Snapshot {
     pub version: u64,
     /// Grows with every change that matters to a reader: consumers that reconcile compare this.
     pub changes: u64,
-    /// Hosts by name.
+    /// Hosts by name; none without a record.
     pub hosts: RedBlackTreeMapSync<Arc<str>, Arc<HostRecords>>,
-    /// Names of the gossip members not known dead, this host included.
-    pub members: RedBlackTreeSetSync<Arc<str>>,
+    /// The gossip members not known dead, this host included, and what keeps their records
+    /// believable.
+    pub members: RedBlackTreeMapSync<Arc<str>, Upkeep>,
     /// Summary of all live records, as their origins wrote them.
     pub digest: Arc<Digest>,
     /// Never goes back, and grows with every change that matters.
@@ -62,7 +80,7 @@ impl Snapshot {
             version: 0,
             changes: 0,
             hosts: RedBlackTreeMapSync::new_sync(),
-            members: RedBlackTreeSetSync::new_sync(),
+            members: RedBlackTreeMapSync::new_sync(),
             digest: Arc::default(),
             last_changed: Timestamp::EPOCH,
             cluster_name: cluster_name.into(),
@@ -72,24 +90,19 @@ impl Snapshot {
 
     /// All instances of all hosts, ordered by host and ID, tombstones included.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.values().flat_map(|host| host.services.values())
+        self.hosts.values().flat_map(|host| host.services())
     }
 
     /// All records in these buckets as their origins wrote them, ordered by host and ID; those that
     /// readers see as derived tombstones are left out.
     pub fn records_in(&self, buckets: &Buckets) -> impl Iterator<Item = &Arc<Service>> {
-        self.hosts.values().flat_map(|host| {
-            let records = host
-                .services
-                .iter()
-                .filter(|(id, service)| buckets.contain(service) && !host.derived.contains(*id));
-            records.map(|(_, service)| service)
-        })
+        let records = self.hosts.values().flat_map(|host| host.written());
+        records.filter(|record| buckets.contain(record))
     }
 
     /// One instance.
     pub fn service(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
-        self.hosts.get(hostname)?.services.get(id)
+        self.hosts.get(hostname)?.service(id)
     }
 
     /// Instances by service name, each list by stamp ascending (ties by host and ID).

@@ -3,19 +3,24 @@
 //! Last writer wins by the origin's stamp. What an observer concludes by itself (a host is dead, a
 //! record was not refreshed) is never written into a record; it only changes what snapshots show.
 //!
-//! A change costs the logarithm of what is held, never a walk over it: snapshots are persistent
-//! maps, deadlines stand in an ordered set, the digest is kept up to date record by record.
+//! A change costs the logarithm of what is held, never a walk over it: writer and readers share one
+//! persistent map, deadlines stand in an ordered set, the digest is kept up to date record by record.
 
-mod held;
+mod deadlines;
+mod edit;
+mod pool;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::held::{Held, Host, Presence};
-use crate::{HostRecords, Service, Snapshot, Status, Timestamp};
+pub use self::pool::Pool;
+use self::{deadlines::Deadlines, edit::Edit};
+use crate::{
+    HostRecords, Service, Snapshot, Status, Timestamp,
+    held::{Held, Presence, lifespan},
+};
 
 /// A record that must be refreshed and is not within this time reads as a tombstone (Go Sidecar:
 /// 80 s).
@@ -94,28 +99,26 @@ pub enum Rejected {
     Future(Timestamp),
 }
 
-/// When something about a record, or with an empty ID about its host, has to be looked at again.
-type Alarm = (Instant, Arc<str>, Arc<str>);
-
 /// All records this host knows. One task owns it; everybody else reads [`State::snapshot`].
+///
+/// A clone costs a few reference counts, whatever is held, and shares everything with the original
+/// until one of them changes; then the two differ in the path to that change alone.
 #[derive(Debug, Clone)]
 pub struct State {
-    hosts: BTreeMap<Arc<str>, Host>,
-    alarms: BTreeSet<Alarm>,
     view: Snapshot,
+    deadlines: Deadlines,
 }
 
 impl State {
     /// An empty state, seen from `hostname`.
     pub fn new(hostname: &str, cluster_name: &str) -> Self {
         Self {
-            hosts: BTreeMap::new(),
-            alarms: BTreeSet::new(),
             view: Snapshot::empty(hostname, cluster_name),
+            deadlines: Deadlines::default(),
         }
     }
 
-    /// The same knowledge, seen from another host.
+    /// A clone that belongs to another host.
     pub fn seen_from(&self, hostname: &str) -> Self {
         let mut other = self.clone();
         other.view.hostname = hostname.into();
@@ -133,9 +136,9 @@ impl State {
     /// # Errors
     /// Says what is wrong with the stamp.
     pub fn admit(&self, record: &Service, now: Now) -> Result<(), Rejected> {
-        let host = self.hosts.get(&*record.hostname);
-        let refreshed = host.is_none_or(|host| host.upkeep() == Upkeep::Refresh);
-        if refreshed && record.updated < now.wall.minus(STALE_AFTER) {
+        // While a host is down nothing is believed, and what comes late is judged strictly.
+        let vouched = self.view.members.get(&*record.hostname) == Some(&Upkeep::Membership);
+        if !vouched && record.updated < now.wall.minus(STALE_AFTER) {
             return Err(Rejected::Stale(record.updated));
         }
         if record.updated > now.wall.plus(FUTURE_STAMP_MAX) {
@@ -144,255 +147,240 @@ impl State {
         Ok(())
     }
 
-    /// Merges one record: a peer's, or one this host just wrote.
+    /// Merges one record: a peer's, or one this host just wrote. The state keeps the `Arc` it is
+    /// given.
     ///
     /// # Errors
     /// Refuses a peer's record with an impossible stamp; the state is unchanged then.
     pub fn apply(
         &mut self,
-        mut record: Service,
+        record: impl Into<Arc<Service>>,
         author: Author,
         now: Now,
     ) -> Result<Applied, Rejected> {
+        let mut record = record.into();
         if author == Author::Peer {
             self.admit(&record, now)?;
         }
-        let host = match self.hosts.get_mut(&*record.hostname) {
-            Some(host) => host,
-            None => {
-                let name: Arc<str> = record.hostname.as_str().into();
-                let host = Host::new(name.clone());
-                self.hosts.entry(name).or_insert(host)
-            }
-        };
-        let updated = record.updated;
-        let id = if let Some((id, held)) = host.held_mut(&record.id) {
-            if !record.supersedes(&held.record) {
+        let host = self.view.hosts.get(&*record.hostname);
+        if let Some(held) = host.and_then(|host| host.held.get(&*record.id)) {
+            let held = &held.record;
+            if !record.supersedes(held) {
                 return Ok(Applied::Known);
             }
             if author == Author::Peer
-                && held.record.status == Status::Draining
+                && held.status == Status::Draining
                 && record.status == Status::Alive
             {
-                record.status = Status::Draining;
+                Arc::make_mut(&mut record).status = Status::Draining;
             }
-            held.renew(record, now.monotonic);
-            id
-        } else {
-            let id: Arc<str> = record.id.as_str().into();
-            host.held
-                .insert(id.clone(), Held::new(record, now.monotonic));
-            id
+        }
+        let name = match host {
+            Some(host) => host.name.clone(),
+            None => {
+                let name = self.name(&record.hostname);
+                let host = Arc::new(HostRecords::empty(name.clone()));
+                self.view.hosts.insert_mut(name.clone(), host);
+                name
+            }
         };
-        host.last_updated = host.last_updated.max(updated);
-        let change = present(&mut self.view, &mut self.alarms, host, [id], updated).pop();
-        Ok(Applied::New(change))
+        let presence = self.presence(&name);
+        let updated = record.updated;
+        if presence == Presence::Down {
+            // It must not outlive the verdict, or somebody would take it for a live one.
+            let forgotten = now.monotonic + TOMBSTONE_LIFESPAN;
+            self.deadlines.set_down(&name, Some(forgotten));
+        }
+        let mut changes = self.edit(&name, (presence, presence), updated, |edit| {
+            edit.put(record, false, now.monotonic);
+        });
+        Ok(Applied::New(changes.pop()))
     }
 
     /// A member is there (joined, returned, or changed its ways): its records read as they are
     /// again.
     pub fn member_up(&mut self, name: &str, upkeep: Upkeep, now: Now) -> Vec<Change> {
-        let name: Arc<str> = name.into();
-        if !self.view.members.contains(&name) {
-            self.view.members.insert_mut(name.clone());
-            self.view.version += 1;
-        }
-        let host = self
-            .hosts
-            .entry(name.clone())
-            .or_insert_with(|| Host::new(name));
-        let before = std::mem::replace(&mut host.presence, Presence::Up(upkeep));
-        if before == host.presence {
+        let before = self.presence(name);
+        if before == Presence::Up(upkeep) {
             return Vec::new();
         }
+        let name = self.name(name);
+        self.view.members.insert_mut(name.clone(), upkeep);
+        self.deadlines.set_down(&name, None);
         // Ages start afresh: the origin could not be heard while it was away.
-        for held in host.held.values_mut() {
-            held.received = now.monotonic;
-            held.expired = false;
-        }
-        let ids: Vec<Arc<str>> = host.held.keys().cloned().collect();
-        present(&mut self.view, &mut self.alarms, host, ids, now.wall)
+        self.revise(&name, (before, Presence::Up(upkeep)), now)
     }
 
     /// A member died or left: its records read as tombstones until it returns.
     pub fn member_down(&mut self, name: &str, now: Now) -> Vec<Change> {
-        let name: Arc<str> = name.into();
-        if self.view.members.remove_mut(&name) {
-            self.view.version += 1;
-        }
-        let host = self
-            .hosts
-            .entry(name.clone())
-            .or_insert_with(|| Host::new(name.clone()));
-        if matches!(host.presence, Presence::Down(_)) {
+        let before = self.presence(name);
+        if before == Presence::Down {
             return Vec::new();
         }
-        host.presence = Presence::Down(now.monotonic);
-        // Without records the verdict itself must be forgotten some time.
-        self.alarms
-            .insert((now.monotonic + TOMBSTONE_LIFESPAN, name, "".into()));
-        let ids: Vec<Arc<str>> = host.held.keys().cloned().collect();
-        present(&mut self.view, &mut self.alarms, host, ids, now.wall)
+        let name = self.name(name);
+        self.view.members.remove_mut(&name);
+        let forgotten = now.monotonic + TOMBSTONE_LIFESPAN;
+        self.deadlines.set_down(&name, Some(forgotten));
+        self.revise(&name, (before, Presence::Down), now)
     }
 
     /// Lets time pass: records not refreshed read as tombstones, old tombstones are forgotten.
     pub fn expire(&mut self, now: Now) -> Vec<Change> {
         let mut changes = Vec::new();
-        while self
-            .alarms
-            .first()
-            .is_some_and(|(at, ..)| *at <= now.monotonic)
-        {
-            let Some((_, name, id)) = self.alarms.pop_first() else {
-                break;
-            };
-            let Some(host) = self.hosts.get_mut(&name) else {
+        while let Some(due) = self.deadlines.pop(now.monotonic) {
+            let Some(id) = due.id else {
+                // A host that is down: nothing of it is in the digest, in the other deadlines, or
+                // visible other than as a tombstone.
+                self.view.hosts.remove_mut(&due.host);
+                self.view.version += 1;
                 continue;
             };
-            if let Some(held) = host.held.get_mut(&id) {
-                held.alarm = None;
-            }
-            if host.is_forgotten(&id, now.monotonic) {
-                if let Some(held) = host.held.remove(&id) {
-                    hide(&mut self.view, &name, &id, &held);
-                }
-                if host.held.is_empty() && !matches!(host.presence, Presence::Up(_)) {
-                    self.forget_host(&name, now);
-                }
+            let Some(held) = self.held(&due.host, &id) else {
                 continue;
-            }
-            if host.expire(&id, now.monotonic) {
-                let (view, alarms) = (&mut self.view, &mut self.alarms);
-                changes.extend(present(view, alarms, host, [id], now.wall));
-            } else {
-                host.arm(&id, &mut self.alarms);
-            }
+            };
+            let (gone, record) = (held.shown().is_tombstone(), held.record.clone());
+            let presence = self.presence(&due.host);
+            let news = self.edit(&due.host, (presence, presence), now.wall, |edit| {
+                if gone {
+                    edit.forget(&id);
+                } else {
+                    let received = due.at - lifespan(record.status);
+                    edit.put(record, true, received);
+                }
+            });
+            changes.extend(news);
         }
         changes
     }
 
-    /// Drops a host without records. The verdict that it is down outlives them: a late record of it
-    /// must not be taken for a live one.
-    fn forget_host(&mut self, name: &Arc<str>, now: Now) {
-        let down_since = match self.hosts.get(name).map(|host| host.presence) {
-            Some(Presence::Down(since)) => Some(since),
-            _ => None,
-        };
-        if down_since.is_none_or(|since| since + TOMBSTONE_LIFESPAN <= now.monotonic) {
-            self.hosts.remove(name);
+    /// Drops every record stamped after `limit`, own ones too, as if never heard of: it leaves no
+    /// tombstone, and older records may come again. Walks over everything held.
+    pub fn forget_newer_than(&mut self, limit: Timestamp, now: Now) -> Vec<Change> {
+        self.forget(now, |_, record| record.updated > limit)
+    }
+
+    /// Drops all records, tombstones included, of every host but this one, and the verdicts that
+    /// hosts are down. Members stay members. Walks over everything held.
+    pub fn forget_others(&mut self, hostname: &str, now: Now) -> Vec<Change> {
+        let changes = self.forget(now, |host, _| host != hostname);
+        let down: Vec<Arc<str>> = self.deadlines.down().cloned().collect();
+        for name in down.iter().filter(|name| ***name != *hostname) {
+            self.deadlines.set_down(name, None);
         }
-        if self.view.hosts.remove_mut(name) {
-            self.view.version += 1;
+        changes
+    }
+
+    fn forget(&mut self, now: Now, doomed: impl Fn(&str, &Service) -> bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (name, host) in &self.view.hosts.clone() {
+            let ids = host.held.iter();
+            let ids: Vec<&Arc<str>> = ids
+                .filter(|(_, held)| doomed(name, &held.record))
+                .map(|(id, _)| id)
+                .collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let presence = self.presence(name);
+            changes.extend(self.edit(name, (presence, presence), now.wall, |edit| {
+                ids.into_iter().for_each(|id| edit.forget(id));
+                edit.recall_last_updated();
+            }));
         }
+        changes
     }
 
     /// When [`State::expire`] next has something to do; `None` when nothing can expire.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.alarms.first().map(|(at, ..)| *at)
+        self.deadlines.first()
     }
 
     /// The record as its origin wrote it, not as snapshots show it.
     pub fn record(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
-        let held = self.hosts.get(hostname)?.held.get(id);
-        held.map(|held| &held.record)
+        self.held(hostname, id).map(|held| &held.record)
     }
 
     /// All records held for a host, as their origin wrote them.
     pub fn records_of(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
-        let host = self.hosts.get(hostname);
+        let host = self.view.hosts.get(hostname);
         host.into_iter()
             .flat_map(|host| host.held.values().map(|held| &held.record))
     }
-}
 
-/// Brings what readers see of these records, the digest and the alarms up to date; returns what
-/// changed for readers.
-fn present(
-    view: &mut Snapshot,
-    alarms: &mut BTreeSet<Alarm>,
-    host: &mut Host,
-    ids: impl IntoIterator<Item = Arc<str>>,
-    at: Timestamp,
-) -> Vec<Change> {
-    let mut records = view.hosts.get(&host.name).map_or_else(
-        || HostRecords::empty(host.name.clone()),
-        |records| HostRecords::clone(records),
-    );
-    let (presence, upkeep) = (host.presence, host.upkeep());
-    let mut changed = Vec::new();
-    for id in ids {
-        let Some(held) = host.held.get_mut(&id) else {
-            continue;
+    fn held(&self, hostname: &str, id: &str) -> Option<&Held> {
+        self.view.hosts.get(hostname)?.held.get(id)
+    }
+
+    fn presence(&self, name: &str) -> Presence {
+        match self.view.members.get(name) {
+            Some(upkeep) => Presence::Up(*upkeep),
+            None if self.deadlines.is_down(name) => Presence::Down,
+            None => Presence::Unknown,
+        }
+    }
+
+    /// The name as it is held already, if it is.
+    fn name(&self, name: &str) -> Arc<str> {
+        let host = || self.view.hosts.get(name).map(|host| &host.name);
+        let member = self.view.members.get_key_value(name).map(|(name, _)| name);
+        member.or_else(host).map_or_else(|| name.into(), Arc::clone)
+    }
+
+    /// Looks at all records of a host again when its presence has changed, as if just received.
+    fn revise(
+        &mut self,
+        name: &Arc<str>,
+        presences: (Presence, Presence),
+        now: Now,
+    ) -> Vec<Change> {
+        self.view.version += 1;
+        let records: Vec<Arc<Service>> = self.records_of(name).cloned().collect();
+        self.edit(name, presences, now.wall, |edit| {
+            for record in records {
+                edit.put(record, false, now.monotonic);
+            }
+        })
+    }
+
+    /// Changes the records of a host there is, whose presence was and is as given, and tells what
+    /// changed for readers.
+    fn edit(
+        &mut self,
+        name: &Arc<str>,
+        (before, presence): (Presence, Presence),
+        at: Timestamp,
+        change: impl FnOnce(&mut Edit<'_>),
+    ) -> Vec<Change> {
+        let view = &mut self.view;
+        let Some(host) = view.hosts.get_mut(name).map(Arc::make_mut) else {
+            return Vec::new();
         };
-        let down = matches!(presence, Presence::Down(_));
-        let hidden = (down || held.expired) && !held.record.is_tombstone();
-        let old = records.services.get(&id);
-        let shown = if hidden {
-            entombed(&held.record, old)
-        } else {
-            held.record.clone()
+        let mut edit = Edit {
+            host,
+            before,
+            presence,
+            digest: &mut view.digest,
+            deadlines: &mut self.deadlines,
+            changed: Vec::new(),
         };
-        if old.is_none_or(|old| old.differs_materially(&shown)) {
-            let previous = old.map_or(Status::Unknown, |old| old.status);
-            changed.push((shown.clone(), previous));
+        change(&mut edit);
+        let changed = edit.changed;
+        if !changed.is_empty() {
+            host.last_changed = at.max(host.last_changed.next());
+            view.last_changed = at.max(view.last_changed.next());
+            view.changes += 1;
         }
-        if hidden {
-            records.derived.insert_mut(id.clone());
-        } else {
-            records.derived.remove_mut(&id);
+        if host.held.is_empty() {
+            view.hosts.remove_mut(name);
         }
-        records.services.insert_mut(id.clone(), shown);
-        let (before, now) = held.summarise(down, upkeep);
-        if before != now {
-            Arc::make_mut(&mut view.digest).replace(held.identity, before, now);
-        }
-        held.arm(presence, &host.name, &id, alarms);
-    }
-    if !changed.is_empty() {
-        host.last_changed = at.max(host.last_changed.next());
-        view.last_changed = at.max(view.last_changed.next());
-        view.changes += 1;
-    }
-    view.version += 1;
-    records.last_updated = host.last_updated;
-    records.last_changed = host.last_changed;
-    if !records.services.is_empty() {
-        view.hosts.insert_mut(host.name.clone(), Arc::new(records));
-    }
-    let time = view.last_changed;
-    changed
-        .into_iter()
-        .map(|(service, previous)| Change {
+        view.version += 1;
+        let time = view.last_changed;
+        let changes = changed.into_iter().map(|(service, previous)| Change {
             service,
             previous,
             time,
-        })
-        .collect()
-}
-
-/// Takes a forgotten record out of what readers see.
-fn hide(view: &mut Snapshot, name: &Arc<str>, id: &Arc<str>, held: &Held) {
-    if held.summary != 0 {
-        Arc::make_mut(&mut view.digest).replace(held.identity, held.summary, 0);
-    }
-    if let Some(records) = view.hosts.get(name) {
-        let mut records = HostRecords::clone(records);
-        records.services.remove_mut(id);
-        records.derived.remove_mut(id);
-        view.hosts.insert_mut(name.clone(), Arc::new(records));
-    }
-    view.version += 1;
-}
-
-/// The record as a tombstone; the one shown before is shared when it says the same.
-fn entombed(record: &Arc<Service>, shown: Option<&Arc<Service>>) -> Arc<Service> {
-    let tombstone = Service {
-        status: Status::Tombstone,
-        ..Service::clone(record)
-    };
-    match shown {
-        Some(shown) if **shown == tombstone => shown.clone(),
-        _ => Arc::new(tombstone),
+        });
+        changes.collect()
     }
 }
 

@@ -14,9 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{
-    Author, Change, HostRecords, Now, Service, Snapshot, State, Status, Timestamp, Upkeep, json,
-};
+use catalog::{Author, Change, Now, Service, Snapshot, State, Status, Timestamp, Upkeep, json};
 use serde_json::Value;
 
 fn vector(path: &str) -> String {
@@ -75,16 +73,11 @@ fn stamped(mut snapshot: Snapshot, document: &Value) -> Snapshot {
     for (name, server) in document["Servers"].as_object().unwrap() {
         let host = snapshot
             .hosts
-            .get(name.as_str())
+            .get_mut(name.as_str())
             .unwrap_or_else(|| panic!("host {name} is missing"));
-        let host = HostRecords {
-            last_changed: time(&server["LastChanged"]),
-            last_updated: time(&server["LastUpdated"]),
-            ..HostRecords::clone(host)
-        };
-        snapshot
-            .hosts
-            .insert_mut(name.as_str().into(), Arc::new(host));
+        let host = Arc::make_mut(host);
+        host.last_changed = time(&server["LastChanged"]);
+        host.last_updated = time(&server["LastUpdated"]);
     }
     snapshot
 }
@@ -156,7 +149,7 @@ fn services_after_a_host_died_come_out_as_recorded() {
         .as_object()
         .unwrap()
         .keys()
-        .map(|name| Arc::from(name.as_str()))
+        .map(|name| (Arc::from(name.as_str()), Upkeep::Refresh))
         .collect();
     snapshot.members = members;
     assert_eq!(snapshot.members.size(), 2);
@@ -364,7 +357,9 @@ fn nothing_at_all_is_still_a_document() {
          \"Hostname\":\"web-01\"}"
     );
     let mut alone = empty;
-    alone.members = ["web-01".into()].into_iter().collect();
+    alone
+        .members
+        .insert_mut("web-01".into(), Upkeep::Membership);
     assert!(
         json::encode_services(&alone)
             .contains("\"LastUpdated\": \"1970-01-01T00:00:00Z\",\n      \"ServiceCount\": 0\n")

@@ -107,11 +107,11 @@ fn write_host(out: &mut String, host: &HostRecords, derived_too: bool) {
     text_field(out, "Name", &host.name);
     key(out, "Services");
     out.push('{');
-    for (id, service) in &host.services {
-        if derived_too || !host.derived.contains(id) {
+    for (id, held) in &host.held {
+        if derived_too || !held.is_derived() {
             write_text(out, id);
             out.push(':');
-            write_service(out, service);
+            write_service(out, held.shown());
             out.push(',');
         }
     }
@@ -127,7 +127,7 @@ fn write_state(out: &mut String, snapshot: &Snapshot, derived_too: bool) {
     key(out, "Servers");
     out.push('{');
     for (name, host) in &snapshot.hosts {
-        if derived_too || host.services.size() > host.derived.size() {
+        if derived_too || host.written().next().is_some() {
             write_text(out, name);
             out.push(':');
             write_host(out, host, derived_too);
@@ -189,14 +189,14 @@ pub fn encode_services(snapshot: &Snapshot) -> String {
     if !snapshot.members.is_empty() {
         key(&mut out, "ClusterMembers");
         out.push('{');
-        for name in snapshot.members.iter() {
+        for name in snapshot.members.keys() {
             let host = snapshot.hosts.get(name);
             write_text(&mut out, name);
             out.push_str(":{");
             text_field(&mut out, "Name", name);
             let updated = host.map_or(crate::Timestamp::EPOCH, |host| host.last_updated);
             time_field(&mut out, "LastUpdated", updated);
-            let count = host.map_or(0, |host| host.services.size());
+            let count = host.map_or(0, |host| host.services().len());
             display_field(&mut out, "ServiceCount", count);
             close(&mut out, '}');
             out.push(',');

@@ -1,8 +1,7 @@
-use proptest::prelude::*;
+mod properties;
 
 use super::*;
-use crate::Buckets;
-use crate::service::tests::service;
+use crate::{Buckets, service::tests::service};
 
 fn now(seconds: u64) -> Now {
     // A fixed base keeps every test in one monotonic frame.
@@ -133,7 +132,7 @@ fn a_dead_host_shows_tombstones_and_returns_as_it_was() {
     assert_eq!(gone.len(), 2);
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
     assert_eq!(state.record("a", "1").unwrap().status, Status::Alive);
-    assert!(!state.snapshot().members.contains("a"));
+    assert!(!state.snapshot().members.contains_key("a"));
     assert!(!crate::json::encode_replica(state.snapshot()).contains("\"a\""));
     let back = state.member_up("a", Upkeep::Membership, now(100));
     assert_eq!(back.len(), 2);
@@ -182,6 +181,18 @@ fn unrefreshed_records_expire_by_local_receipt_and_tombstones_are_forgotten() {
 }
 
 #[test]
+fn an_expired_record_is_forgotten_by_the_time_of_its_receipt() {
+    let mut state = State::new("me", "c");
+    let record = service("a", "1", at(100), Status::Alive);
+    hear(&mut state, record, now(100));
+    // Nobody looked for a while: only what was due then is due now.
+    assert_eq!(state.expire(now(1000)).len(), 1);
+    assert_eq!(state.next_expiry(), Some(now(100 + 3 * 3600).monotonic));
+    state.expire(now(100 + 3 * 3600));
+    assert_eq!(shown(&state, "a", "1"), None);
+}
+
+#[test]
 fn records_of_a_member_of_ours_stand_as_long_as_it_does() {
     let mut state = State::new("me", "c");
     state.member_up("a", Upkeep::Membership, now(1));
@@ -227,9 +238,12 @@ fn the_verdict_on_a_host_without_records_is_forgotten_too() {
         now(3 * 3600),
     );
     assert_eq!(shown(&state, "a", "1"), Some(Status::Tombstone));
-    assert!(state.hosts.contains_key("a"));
+    state.expire(now(6 * 3600 - 1));
+    assert!(state.snapshot().hosts.contains_key("a"));
+    assert_eq!(state.presence("a"), Presence::Down);
     state.expire(now(6 * 3600));
-    assert!(!state.hosts.contains_key("a"));
+    assert!(!state.snapshot().hosts.contains_key("a"));
+    assert_eq!(state.presence("a"), Presence::Unknown);
 }
 
 #[test]
@@ -318,109 +332,158 @@ fn snapshots_share_untouched_hosts() {
     assert!(before.hosts.get("b").is_none());
 }
 
-fn record() -> impl Strategy<Value = Service> {
-    // Draining is left out: that it sticks against Alive depends on order, by contract with peers
-    // whose owners do not gossip it.
-    let status = prop_oneof![
-        Just(Status::Alive),
-        Just(Status::Tombstone),
-        Just(Status::Unhealthy),
-        Just(Status::Unknown)
-    ];
-    (0..3_u8, 0..3_u8, 0..4_i128, status, 1..3_u16).prop_map(|(host, id, updated, status, port)| {
-        let mut it = service(
-            &format!("h{host}"),
-            &format!("{id}"),
-            at(10) + updated,
-            status,
-        );
-        it.ports.as_mut().unwrap()[0].port = port;
-        it
-    })
-}
-
-/// What a state's digest must be: everything that can be seen alive, put in one by one.
-fn summed_up(state: &State) -> crate::Digest {
-    let mut fresh = State::new("fresh", "c");
-    for host in state.hosts.values() {
-        if let Presence::Up(upkeep) = host.presence {
-            fresh.member_up(&host.name, upkeep, now(0));
-        }
-        let live = host.held.values().filter(|held| {
-            !held.expired
-                && !held.record.is_tombstone()
-                && !matches!(host.presence, Presence::Down(_))
-        });
-        for held in live {
-            let record = Service::clone(&held.record);
-            fresh.apply(record, Author::Own, now(0)).unwrap();
+#[test]
+fn forgotten_future_records_leave_no_trace() {
+    let mut state = State::new("a", "c");
+    for host in ["a", "b"] {
+        state.member_up(host, Upkeep::Membership, now(1));
+        let record = service(host, "1", at(5), Status::Alive);
+        hear(&mut state, record, now(5));
+    }
+    let digest = state.snapshot().digest.clone();
+    for host in ["a", "b", "c"] {
+        for (id, status) in [("2", Status::Alive), ("3", Status::Tombstone)] {
+            let record = service(host, id, at(500), status);
+            hear(&mut state, record, now(5));
         }
     }
-    crate::Digest::clone(&fresh.snapshot().digest)
+    // One that nobody vouches for: a deadline to clear as well.
+    assert!(state.next_expiry().is_some());
+    assert_eq!(state.forget_newer_than(now(500).wall, now(6)), []);
+    let last_changed = state.snapshot().last_changed;
+
+    let changes = state.forget_newer_than(now(499).wall, now(6));
+    let told: Vec<_> = changes
+        .iter()
+        .map(|it| (&*it.service.hostname, &*it.service.id, it.previous))
+        .collect();
+    let alive = Status::Alive;
+    assert_eq!(
+        told,
+        [("a", "2", alive), ("b", "2", alive), ("c", "2", alive)]
+    );
+    assert!(changes.iter().all(|it| it.service.is_tombstone()));
+    let snapshot = state.snapshot();
+    assert!(changes.windows(2).all(|two| two[0].time < two[1].time));
+    assert!(changes[0].time > last_changed);
+    assert_eq!(changes[2].time, snapshot.last_changed);
+    assert_eq!(snapshot.services().count(), 2);
+    assert!(!snapshot.hosts.contains_key("c"));
+    assert_eq!(
+        snapshot.hosts.get("b").unwrap().last_updated,
+        now(5).wall,
+        "the stamp in the future is forgotten, too"
+    );
+    assert_eq!(snapshot.digest, digest);
+    assert_eq!(state.next_expiry(), None);
+
+    // No tombstone stands against what is older.
+    let older = service("b", "3", at(6), Status::Alive);
+    assert!(matches!(
+        hear(&mut state, older, now(6)),
+        Applied::New(Some(_))
+    ));
 }
 
-fn merged<'a>(records: impl IntoIterator<Item = &'a Service>) -> Vec<Service> {
+#[test]
+fn of_others_only_their_membership_is_remembered() {
     let mut state = State::new("me", "c");
-    for record in records {
-        hear(&mut state, record.clone(), now(10));
+    for (host, upkeep) in [
+        ("me", Upkeep::Membership),
+        ("peer", Upkeep::Membership),
+        ("go", Upkeep::Refresh),
+        ("down", Upkeep::Membership),
+    ] {
+        state.member_up(host, upkeep, now(1));
     }
-    state
+    for host in ["me", "peer", "go", "down", "stranger"] {
+        for (id, status) in [("1", Status::Alive), ("2", Status::Tombstone)] {
+            let record = service(host, id, at(5), status);
+            hear(&mut state, record, now(5));
+        }
+    }
+    state.member_down("down", now(6));
+    let changes = state.forget_others("me", now(7));
+    let told: Vec<_> = changes.iter().map(|it| &*it.service.hostname).collect();
+    assert_eq!(
+        told,
+        ["go", "peer", "stranger"],
+        "what was down is not gone twice"
+    );
+    let left: Vec<_> = state
         .snapshot()
         .services()
-        .map(|service| Service::clone(service))
-        .collect()
+        .map(|it| &*it.hostname)
+        .collect();
+    assert_eq!(left, ["me", "me"]);
+    let members: Vec<_> = state.snapshot().members.keys().map(|it| &**it).collect();
+    assert_eq!(members, ["go", "me", "peer"]);
+    assert_eq!(state.presence("down"), Presence::Unknown);
+    assert_eq!(
+        state.next_expiry(),
+        Some(now(5 + 3 * 3600).monotonic),
+        "the tombstone of this host is all that is left to expire"
+    );
+
+    // A member still vouches for records however old.
+    let old = service("peer", "1", at(5), Status::Alive);
+    hear(&mut state, old, now(1_000_000));
+    assert_eq!(shown(&state, "peer", "1"), Some(Status::Alive));
 }
 
-proptest! {
-    #[test]
-    fn merge_commutes_and_is_idempotent(
-        records in proptest::collection::vec(record(), 0..24),
-        seed in any::<u64>(),
-    ) {
-        let expected = merged(&records);
-        let mut shuffled = records.clone();
-        let mut random = seed;
-        for i in (1..shuffled.len()).rev() {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            shuffled.swap(i, usize::try_from(random >> 33).unwrap() % (i + 1));
-        }
-        prop_assert_eq!(&merged(&shuffled), &expected);
-        prop_assert_eq!(&merged(records.iter().chain(&records)), &expected);
-    }
+#[test]
+fn this_host_may_be_down_itself_when_others_are_forgotten() {
+    let mut state = State::new("me", "c");
+    state.member_down("me", now(1));
+    state.forget_others("me", now(2));
+    assert_eq!(state.presence("me"), Presence::Down);
+}
 
-    #[test]
-    fn the_digest_is_always_the_sum_of_what_lives(
-        steps in proptest::collection::vec((0..6_u8, record(), 0..4000_u64), 0..40),
-    ) {
-        let mut state = State::new("me", "c");
-        let mut seconds = 10;
-        for (step, record, passes) in steps {
-            let host = record.hostname.clone();
-            match step {
-                0 => drop(state.member_up(&host, Upkeep::Membership, now(seconds))),
-                1 => drop(state.member_up(&host, Upkeep::Refresh, now(seconds))),
-                2 => drop(state.member_down(&host, now(seconds))),
-                3 => {
-                    seconds += passes;
-                    state.expire(now(seconds));
-                    prop_assert!(state.next_expiry().is_none_or(|at| at > now(seconds).monotonic));
-                }
-                _ => drop(state.apply(record, Author::Own, now(seconds))),
-            }
-            prop_assert_eq!(&*state.snapshot().digest, &summed_up(&state));
-            let held: usize = state.hosts.values().map(|host| host.held.len()).sum();
-            prop_assert_eq!(state.snapshot().services().count(), held);
-        }
-    }
+#[test]
+fn live_records_of_members_of_ours_leave_no_trace_of_when_they_came() {
+    let record = |host: &str| service(host, "1", at(5), Status::Alive);
+    let (mut one, mut other) = (State::new("me", "c"), State::new("me", "c"));
+    one.member_up("a", Upkeep::Membership, now(1));
+    hear(&mut one, record("a"), now(5));
+    hear(&mut other, record("a"), now(50));
+    other.member_up("a", Upkeep::Membership, now(60));
+    assert_eq!(one.deadlines, other.deadlines);
+    assert_eq!(one.deadlines, Deadlines::default());
+    assert_eq!(
+        one.view.hosts.get("a").unwrap().held,
+        other.view.hosts.get("a").unwrap().held
+    );
+}
 
-    #[test]
-    fn merge_is_associative(
-        left in proptest::collection::vec(record(), 0..8),
-        middle in proptest::collection::vec(record(), 0..8),
-        right in proptest::collection::vec(record(), 0..8),
-    ) {
-        let left_first = merged(&[merged(left.iter().chain(&middle)), right.clone()].concat());
-        let right_first = merged(&[left, merged(middle.iter().chain(&right))].concat());
-        prop_assert_eq!(left_first, right_first);
+#[test]
+fn a_record_is_kept_as_it_was_given() {
+    let mut state = State::new("me", "c");
+    let record = Arc::new(service("a", "1", at(5), Status::Alive));
+    state.apply(record.clone(), Author::Peer, now(5)).unwrap();
+    assert!(Arc::ptr_eq(state.record("a", "1").unwrap(), &record));
+}
+
+#[test]
+fn one_deadline_stands_for_all_records_of_a_host_that_is_down() {
+    let mut state = State::new("me", "c");
+    state.member_up("a", Upkeep::Refresh, now(1));
+    for id in ["1", "2", "3"] {
+        hear(&mut state, service("a", id, at(5), Status::Alive), now(5));
     }
+    state.member_down("a", now(10));
+    let forgotten = 10 + 3 * 3600;
+    assert_eq!(state.next_expiry(), Some(now(forgotten).monotonic));
+    assert_eq!(state.expire(now(forgotten)), []);
+    assert_eq!(state.next_expiry(), None);
+    assert!(state.snapshot().hosts.is_empty());
+}
+
+#[test]
+fn a_clone_for_another_host_shares_all_records() {
+    let mut state = State::new("me", "c");
+    hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
+    let other = state.seen_from("you");
+    assert_eq!(&*other.snapshot().hostname, "you");
+    assert_eq!(&*state.snapshot().hostname, "me");
+    assert!(other.view.hosts.ptr_eq(&state.view.hosts));
 }

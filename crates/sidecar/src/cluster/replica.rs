@@ -64,9 +64,9 @@ pub struct Effects {
     /// What readers will see change.
     pub changes: Vec<Change>,
     /// Records refused, and why.
-    pub rejected: Vec<(Service, Rejected)>,
+    pub rejected: Vec<(Arc<Service>, Rejected)>,
     /// Records under this host's name that another live program announces.
-    pub foreign: Vec<Service>,
+    pub foreign: Vec<Arc<Service>>,
 }
 
 impl Effects {
@@ -216,7 +216,8 @@ impl Replica {
     }
 
     /// Takes in a record a peer sent.
-    pub fn remote(&mut self, record: Service, now: Now) -> Effects {
+    pub fn remote(&mut self, record: impl Into<Arc<Service>>, now: Now) -> Effects {
+        let record = record.into();
         let mut effects = Effects::default();
         if let Err(why) = self.state.admit(&record, now) {
             effects.rejected.push((record, why));
@@ -237,10 +238,15 @@ impl Replica {
     ///
     /// What an exchange brings is old news to whoever sent it: a little of it is passed on at once,
     /// in case it is news to others; a lot is what we have missed, and the others have not.
-    pub fn exchanged(&mut self, records: Vec<Service>, now: Now) -> (Effects, Vec<Arc<Service>>) {
+    pub fn exchanged(
+        &mut self,
+        records: Vec<impl Into<Arc<Service>>>,
+        now: Now,
+    ) -> (Effects, Vec<Arc<Service>>) {
         let mut all = Effects::default();
         let mut better = Vec::new();
         for record in records {
+            let record = record.into();
             let key = key_of(&record);
             all.extend(self.remote(record.clone(), now));
             let held = self.state.record(&key.0, &key.1);
@@ -256,10 +262,11 @@ impl Replica {
     pub fn offered(
         &mut self,
         buckets: &Buckets,
-        records: Vec<Service>,
+        records: Vec<impl Into<Arc<Service>>>,
         now: Now,
     ) -> (Effects, Vec<Arc<Service>>) {
-        let offered: BTreeSet<Key> = records.iter().map(key_of).collect();
+        let records: Vec<Arc<Service>> = records.into_iter().map(Into::into).collect();
+        let offered: BTreeSet<Key> = records.iter().map(|record| key_of(record)).collect();
         let (effects, mut better) = self.exchanged(records, now);
         let ours = self.state.snapshot().records_in(buckets);
         let lacking = ours.filter(|held| !held.is_tombstone() && !offered.contains(&key_of(held)));
@@ -400,12 +407,11 @@ impl Replica {
     /// Stamps an own record, applies and broadcasts it.
     fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
         let updated = self.stamp(now, newer_than.next());
-        let record = Service { updated, ..record };
+        let record = Arc::new(Service { updated, ..record });
         let brief = self.is_brief(&record);
         match self.state.apply(record.clone(), Author::Own, now) {
             Ok(Applied::New(change)) => {
                 effects.changes.extend(change);
-                let record = Arc::new(record);
                 effects.broadcasts.push(News { record, brief });
             }
             Ok(Applied::Known) => {}
@@ -457,7 +463,7 @@ impl Replica {
         self.go_members.is_empty() && held.is_some_and(|held| held.has_same_content(news))
     }
 
-    fn merge(&mut self, record: Service, now: Now, effects: &mut Effects) {
+    fn merge(&mut self, record: Arc<Service>, now: Now, effects: &mut Effects) {
         let brief = self.is_brief(&record);
         match self.state.apply(record.clone(), Author::Peer, now) {
             Ok(Applied::New(change)) => {
@@ -474,7 +480,13 @@ impl Replica {
 
     /// Somebody else's word about an instance of ours: adopt it when it is ours from a former life
     /// or an echo, refute it when it is untrue.
-    fn remote_about_own(&mut self, key: &Key, record: Service, now: Now, effects: &mut Effects) {
+    fn remote_about_own(
+        &mut self,
+        key: &Key,
+        record: Arc<Service>,
+        now: Now,
+        effects: &mut Effects,
+    ) {
         let held = self.state.record(&key.0, &key.1).cloned();
         let Some(held) = held else {
             // Not announced yet: this is what the cluster last knew of us.
@@ -497,7 +509,7 @@ impl Replica {
     fn remote_about_this_host(
         &mut self,
         key: &Key,
-        record: Service,
+        record: Arc<Service>,
         now: Now,
         effects: &mut Effects,
     ) {
@@ -516,7 +528,7 @@ impl Replica {
     }
 
     /// Applies a record under this host's name without passing it on.
-    fn adopt(&mut self, record: Service, now: Now, effects: &mut Effects) {
+    fn adopt(&mut self, record: Arc<Service>, now: Now, effects: &mut Effects) {
         let updated = record.updated;
         match self.state.apply(record.clone(), Author::Own, now) {
             Ok(Applied::New(change)) => {

@@ -17,7 +17,7 @@ pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
             &mut out,
             format_args!("  {}: ({})", host.name, age(host.last_updated, now)),
         );
-        let mut services: Vec<&Service> = host.services.values().map(AsRef::as_ref).collect();
+        let mut services: Vec<&Service> = host.services().map(AsRef::as_ref).collect();
         services.sort_by_key(|service| (&service.name, &service.id));
         for service in services {
             let ports: Vec<String> = service
@@ -41,7 +41,7 @@ pub(super) fn page(snapshot: &Snapshot, now: Timestamp) -> String {
         out.push('\n');
     }
     out.push_str("\nCluster Hosts -------------------------\n");
-    for member in snapshot.members.iter() {
+    for member in snapshot.members.keys() {
         line(&mut out, format_args!("    {member}"));
     }
     out.push_str("---------------------------------------</pre>");
@@ -91,6 +91,7 @@ fn age(when: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use catalog::Upkeep;
 
     use super::*;
     use crate::http::tests::{recorded_state, vector};
@@ -149,7 +150,8 @@ mod tests {
     #[test]
     fn values_cannot_become_markup() {
         let mut snapshot = Snapshot::empty("web-01", "lab");
-        snapshot.members = ["<script>alert('x')</script>".into()].into_iter().collect();
+        let name = "<script>alert('x')</script>";
+        snapshot.members.insert_mut(name.into(), Upkeep::Membership);
         let page = page(&snapshot, Timestamp::EPOCH);
         assert!(
             page.contains("    &lt;script>alert(&#39;x&#39;)&lt;/script>\n"),

@@ -7,7 +7,7 @@ mod watching;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::http::{Request, request::Parts};
-use catalog::{Author, HostRecords, Now, Service, Snapshot, State, Timestamp, Upkeep, json};
+use catalog::{Author, Now, Service, Snapshot, State, Timestamp, Upkeep, json};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -51,14 +51,9 @@ pub(super) fn recorded_state(file: &str) -> Snapshot {
     let time = |value: &Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
     snapshot.last_changed = time(&document["LastChanged"]);
     for (name, server) in document["Servers"].as_object().unwrap() {
-        let host = HostRecords {
-            last_changed: time(&server["LastChanged"]),
-            last_updated: time(&server["LastUpdated"]),
-            ..HostRecords::clone(snapshot.hosts.get(name.as_str()).unwrap())
-        };
-        snapshot
-            .hosts
-            .insert_mut(name.as_str().into(), Arc::new(host));
+        let host = Arc::make_mut(snapshot.hosts.get_mut(name.as_str()).unwrap());
+        host.last_changed = time(&server["LastChanged"]);
+        host.last_updated = time(&server["LastUpdated"]);
     }
     snapshot
 }
@@ -74,7 +69,7 @@ fn recorded_services(file: &str) -> Snapshot {
     if let Some(members) = document["ClusterMembers"].as_object() {
         snapshot.members = members
             .keys()
-            .map(|name| Arc::from(name.as_str()))
+            .map(|name| (Arc::from(name.as_str()), Upkeep::Refresh))
             .collect();
     }
     snapshot

@@ -102,18 +102,14 @@ async fn answers_are_as_recorded() {
 
 #[tokio::test]
 async fn a_name_with_a_slash_is_reachable() {
-    let mut snapshot = recorded_state("api-state.json");
-    let mut host = HostRecords::clone(snapshot.hosts.get("partner.example").unwrap());
-    let renamed = host.services.iter().map(|(id, service)| {
-        let mut service = Service::clone(service);
-        service.name = "acme/web:1".into();
-        (id.clone(), Arc::new(service))
-    });
-    host.services = renamed.collect();
-    snapshot
-        .hosts
-        .insert_mut("partner.example".into(), Arc::new(host));
-    let server = Server::start(snapshot).await;
+    let records = json::decode_state(vector("api-state.json").as_bytes()).unwrap();
+    let mut records: Vec<Service> = records.into_iter().map(Result::unwrap).collect();
+    for record in &mut records {
+        if record.hostname == "partner.example" {
+            record.name = "acme/web:1".into();
+        }
+    }
+    let server = Server::start(merged(records)).await;
     let (head, body) = server.ask("GET /api/services/acme%2Fweb:1.json", "").await;
     assert_eq!(head[0], "HTTP/1.1 200 OK");
     assert!(body.contains("\"acme/web:1\": ["), "{body}");
