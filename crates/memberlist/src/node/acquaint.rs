@@ -68,6 +68,7 @@ impl Node {
             state: other.state,
         });
         self.table.extend(rows, &mut self.rng);
+        self.spread_push_pull(now);
         self.members_version += 1;
         self.membership.remove(&self.config.name);
         self.eager.clear();

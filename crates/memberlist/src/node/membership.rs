@@ -95,6 +95,7 @@ impl Node {
         let name = alive.node.clone();
         self.table
             .insert(Entry::new(alive.clone(), now), &mut self.rng);
+        self.spread_push_pull(now);
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.emit_joined(&name);
         if first_peer && !self.leaving {

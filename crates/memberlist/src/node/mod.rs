@@ -65,7 +65,7 @@ use self::awareness::Awareness;
 use self::membership::Origin;
 use self::probe::{Probe, Relay};
 use self::queue::TransmitQueue;
-use self::sync::Rejoin;
+use self::sync::{Rejoin, push_pull_scale};
 use self::table::Table;
 use self::timers::{Timer, Timers};
 use crate::wire::message::{Dead, Message, MessageRef, Ping};
@@ -191,6 +191,8 @@ pub struct Node {
     /// The datagram being packed; empty in between.
     packet: PacketBuilder,
 
+    /// Multiple of the interval for which the next state exchange was armed.
+    push_pull_scale: u32,
     rejoin: Rejoin,
 
     transmits: VecDeque<Transmit>,
@@ -232,6 +234,7 @@ impl Node {
             eager_urgent: 0,
             eager_bytes_spent: 0,
             packet: PacketBuilder::new(),
+            push_pull_scale: 1,
             rejoin: Rejoin::default(),
             transmits: VecDeque::new(),
             requests: VecDeque::new(),
@@ -260,6 +263,7 @@ impl Node {
             let first = now + phase + self.push_pull_period();
             self.timers.arm(Timer::PushPull, first);
         }
+        self.push_pull_scale = push_pull_scale(self.table.len());
         self.arm_rejoin(now);
     }
 
@@ -341,6 +345,7 @@ impl Node {
                 self.gossip(now);
             }
             Timer::PushPull => {
+                self.push_pull_scale = push_pull_scale(self.table.len());
                 self.arm_next(now, due, Timer::PushPull, self.push_pull_period());
                 self.push_pull_tick(now);
             }

@@ -194,6 +194,17 @@ impl Node {
         self.config.push_pull_interval * push_pull_scale(self.table.len())
     }
 
+    /// The table has grown. When that makes exchanges rarer, the next one gets a random phase of the
+    /// new period: those that learn of many members at once must not all exchange states at once.
+    pub(super) fn spread_push_pull(&mut self, now: Instant) {
+        let scale = push_pull_scale(self.table.len());
+        if scale > self.push_pull_scale && !self.config.push_pull_interval.is_zero() {
+            let phase = self.random_within(self.push_pull_period());
+            self.timers.arm(Timer::PushPull, now + phase);
+        }
+        self.push_pull_scale = self.push_pull_scale.max(scale);
+    }
+
     pub(super) fn push_pull_tick(&mut self, now: Instant) {
         if now.saturating_duration_since(self.started) < REANNOUNCE && !self.leaving {
             self.announce_ourselves(Origin::Peer);

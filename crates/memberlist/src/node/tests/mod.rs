@@ -2,6 +2,7 @@
 
 mod gossiping;
 mod probing;
+mod syncing;
 mod transitions;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
