@@ -190,6 +190,7 @@ impl Core {
 
     fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
+        self.node.note_time(now);
         match command {
             Command::Broadcast {
                 key,

@@ -195,6 +195,7 @@ impl Node {
         if !self.membership.contains(&self.config.name) {
             self.membership
                 .push(self.config.name.clone(), encoded.clone());
+            self.wake_gossip();
         }
         if let Some(to) = to {
             self.send(to, &[encoded], false);
@@ -374,6 +375,7 @@ impl Node {
             self.bound_eager();
         }
         self.membership.push(name.to_owned(), encoded);
+        self.wake_gossip();
     }
 
     fn emit_joined(&mut self, name: &str) {

@@ -167,6 +167,10 @@ pub struct Node {
     rng: Pcg64Mcg,
     timers: Timers,
     started: Instant,
+    /// The latest time we were told.
+    clock: Instant,
+    /// A past gossip tick, or the first one: whole intervals later are the others.
+    gossip_phase: Instant,
 
     table: Table,
     /// Grows whenever [`Node::members`] may have changed.
@@ -217,6 +221,8 @@ impl Node {
             packet_budget,
             timers: Timers::default(),
             started: now,
+            clock: now,
+            gossip_phase: now,
             table: Table::default(),
             members_version: 0,
             incarnation: 0,
@@ -254,9 +260,10 @@ impl Node {
             let phase = self.random_within(self.config.probe_interval);
             self.timers.arm(Timer::ProbeTick, now + phase);
         }
-        if !self.config.gossip_interval.is_zero() && self.config.gossip_nodes > 0 {
-            let phase = self.random_within(self.config.gossip_interval);
-            self.timers.arm(Timer::Gossip, now + phase);
+        if self.gossips() {
+            self.gossip_phase = now + self.random_within(self.config.gossip_interval);
+            // We have announced ourselves.
+            self.timers.arm(Timer::Gossip, self.gossip_phase);
         }
         if !self.config.push_pull_interval.is_zero() {
             let phase = self.random_within(self.config.push_pull_interval);
@@ -273,6 +280,11 @@ impl Node {
 
     // === What goes in ===
 
+    /// Tells the time to a node that is about to be told something without a time.
+    pub fn note_time(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+    }
+
     /// Processes a datagram. What could not be read is returned for the shell to count and log;
     /// the rest of the datagram has been processed.
     pub fn handle_datagram(
@@ -281,6 +293,7 @@ impl Node {
         from: SocketAddr,
         datagram: &[u8],
     ) -> Vec<WireError> {
+        self.note_time(now);
         let filter = self.filter.clone();
         let mut requests = 0;
         read_packet(datagram, &filter, |message| {
@@ -317,7 +330,8 @@ impl Node {
     /// Fires what is due. The shell must first have delivered every datagram and stream message
     /// it has already received: after a pause the refutations are in there.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Some(due) = self.timers.next() {
+        self.note_time(now);
+        if let Some(due) = self.timers.next_but(&Timer::Gossip) {
             let late = now.saturating_duration_since(due);
             if late > self.config.probe_interval.max(Duration::from_secs(1)) {
                 self.recover_from_pause(now, late);
@@ -341,7 +355,11 @@ impl Node {
             Timer::Suspicion(name) => self.suspicion_expired(now, &name),
             Timer::Reminder(name) => self.remind(now, name),
             Timer::Gossip => {
-                self.arm_next(now, due, Timer::Gossip, self.config.gossip_interval);
+                self.gossip_phase = due;
+                if self.has_broadcasts() {
+                    // Once more after the last of it, for the byte budget of the interval.
+                    self.arm_gossip();
+                }
                 self.gossip(now);
             }
             Timer::PushPull => {
@@ -358,6 +376,33 @@ impl Node {
         let next = due + interval;
         let next = if next <= now { now + interval } else { next };
         self.timers.arm(timer, next);
+    }
+
+    /// Whether there are gossip rounds at all.
+    fn gossips(&self) -> bool {
+        !self.config.gossip_interval.is_zero() && self.config.gossip_nodes > 0
+    }
+
+    /// Whether a gossip round would have something to send.
+    fn has_broadcasts(&self) -> bool {
+        self.membership.len() + self.user.len() > 0
+    }
+
+    /// Something is queued: it leaves with the next gossip tick. While nothing is queued there are
+    /// no ticks, and when they are taken up again they keep their phase.
+    fn wake_gossip(&mut self) {
+        if self.gossips() && !self.timers.is_armed(&Timer::Gossip) {
+            self.arm_gossip();
+        }
+    }
+
+    fn arm_gossip(&mut self) {
+        let interval = self.config.gossip_interval;
+        let passed = self.clock.saturating_duration_since(self.gossip_phase);
+        let into_interval = passed.as_nanos() % interval.as_nanos().max(1);
+        let whole = passed.saturating_sub(Duration::from_nanos(into_interval as u64));
+        let next = self.gossip_phase + whole + interval;
+        self.timers.arm(Timer::Gossip, next);
     }
 
     /// We were stopped or starved. Whoever seems silent may just not have been heard: no verdicts
@@ -383,6 +428,7 @@ impl Node {
     /// Says goodbye: peers see us leave at once instead of suspecting us. There is no way back.
     /// Keep driving the node until [`Node::leave_pending`] is false or patience runs out.
     pub fn leave(&mut self, now: Instant) {
+        self.note_time(now);
         if self.leaving {
             return;
         }

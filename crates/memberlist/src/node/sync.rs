@@ -66,6 +66,7 @@ impl Node {
     /// Remembers addresses at which the cluster may be found again. To join now, also exchange
     /// states with each.
     pub fn add_seeds(&mut self, now: Instant, seeds: &[SocketAddr]) {
+        self.note_time(now);
         for seed in seeds {
             if self.rejoin.seeds.len() < SEEDS_MAX {
                 self.rejoin.seeds.insert(*seed);
@@ -102,6 +103,7 @@ impl Node {
     /// # Errors
     /// Protocol versions do not fit; nothing was merged.
     pub fn merge(&mut self, now: Instant, remote: PushPull, join: bool) -> Result<(), MergeError> {
+        self.note_time(now);
         if let Err(error) = self.check_versions(&remote.nodes) {
             self.counters.merges_refused += 1;
             return Err(error);

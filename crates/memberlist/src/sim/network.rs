@@ -351,6 +351,7 @@ impl<A: Application> Network<A> {
         let (Some(application), Some(node)) = (&mut host.application, &mut host.node) else {
             return;
         };
+        node.note_time(local);
         for request in act(application, local, node) {
             self.open_stream(id, request);
         }
@@ -600,6 +601,7 @@ impl<A: Application> Network<A> {
         if let Some(checker) = &mut self.checker {
             checker.begin(id, node);
         }
+        node.note_time(local);
         let result = act(node, local);
         self.settle(id, step);
         if let Some(checker) = &mut self.checker

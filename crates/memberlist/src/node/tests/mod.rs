@@ -110,6 +110,7 @@ impl Bench {
             self.step();
         }
         self.now = end;
+        self.node.note_time(end);
     }
 
     fn state(&self, name: &str) -> Option<(NodeState, u32)> {
