@@ -47,6 +47,11 @@ pub(super) enum Command {
         priority: Priority,
     },
     Seeds(Vec<SocketAddr>),
+    /// The digest of our table, and who is at this address.
+    TableDigest {
+        peer: Option<SocketAddr>,
+        reply: oneshot::Sender<(u64, Option<Member>)>,
+    },
     /// Our side of a state exchange, without the application's state, and who is at this address.
     PushPull {
         join: bool,
@@ -199,6 +204,10 @@ impl Core {
             } => self.node.broadcast_with(key, payload, &priority),
             Command::Seeds(seeds) => self.node.add_seeds(now, &seeds),
             // Who asked may have given up meanwhile; then nobody reads the answer.
+            Command::TableDigest { peer, reply } => {
+                let peer = peer.and_then(|addr| self.node.member_at(addr));
+                drop(reply.send((self.node.table_digest(), peer)));
+            }
             Command::PushPull { join, peer, reply } => {
                 let peer = peer.and_then(|addr| self.node.member_at(addr));
                 drop(reply.send((self.node.push_pull(join), peer)));

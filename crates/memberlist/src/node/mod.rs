@@ -20,11 +20,13 @@
 //! | `gossip`, `queue` | what is sent to whom and how often |
 //! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
+//! | `digest` | whether two tables are the same |
 
 mod acquaint;
 mod awareness;
 mod config;
 mod counters;
+mod digest;
 mod gossip;
 mod inspect;
 mod membership;
@@ -101,6 +103,8 @@ pub enum StreamRequest {
         to: SocketAddr,
         /// Whether this is an explicit join.
         join: bool,
+        /// Whether both tables must be shown, even if the other side understands brief exchanges.
+        full: bool,
     },
     /// Ping by stream; if the matching ack comes in time, say so by [`Node::handle_tcp_ack`].
     Ping {
@@ -175,6 +179,7 @@ pub struct Node {
     table: Table,
     /// Grows whenever [`Node::members`] may have changed.
     members_version: u64,
+    digest: digest::Cached,
     incarnation: u32,
     leaving: bool,
 
@@ -197,6 +202,8 @@ pub struct Node {
 
     /// Multiple of the interval for which the next state exchange was armed.
     push_pull_scale: u32,
+    /// With whom the last state exchange of our choice is, for whoever asks by address.
+    partner: Option<String>,
     rejoin: Rejoin,
 
     transmits: VecDeque<Transmit>,
@@ -225,6 +232,7 @@ impl Node {
             gossip_phase: now,
             table: Table::default(),
             members_version: 0,
+            digest: digest::Cached::default(),
             incarnation: 0,
             leaving: false,
             awareness: Awareness::new(config.awareness_max_multiplier),
@@ -241,6 +249,7 @@ impl Node {
             eager_bytes_spent: 0,
             packet: PacketBuilder::new(),
             push_pull_scale: 1,
+            partner: None,
             rejoin: Rejoin::default(),
             transmits: VecDeque::new(),
             requests: VecDeque::new(),
@@ -505,6 +514,13 @@ impl Node {
 
     /// The live node at an address.
     pub fn member_at(&self, addr: SocketAddr) -> Option<Member> {
+        let partner = self
+            .partner
+            .as_deref()
+            .and_then(|name| self.table.find(name));
+        if let Some(partner) = partner.filter(|entry| entry.is_live() && entry.addr() == addr) {
+            return Some(partner.member());
+        }
         let mut entries = self.table.iter();
         let at = entries.find(|entry| entry.is_live() && entry.addr() == addr);
         at.map(table::Entry::member)

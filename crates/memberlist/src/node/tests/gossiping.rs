@@ -378,6 +378,7 @@ fn seeds_are_tried_again_until_one_answers() {
     let seed = StreamRequest::PushPull {
         to: address(2),
         join: true,
+        full: true,
     };
     assert_eq!(bench.requests(), [seed], "not ourselves");
     bench.pass(Duration::from_secs(300));
@@ -406,6 +407,7 @@ fn a_forgotten_member_is_looked_for() {
     let wanted = StreamRequest::PushPull {
         to: address(2),
         join: false,
+        full: true,
     };
     let requests = bench.requests();
     assert!(!requests.is_empty());
