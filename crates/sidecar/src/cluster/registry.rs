@@ -131,6 +131,11 @@ impl Registry {
                     }
                 }
                 Action::Exchange(with) => self.gossip.exchange(with),
+                Action::ExchangeTables { with } => {
+                    if let Some(member) = self.gossip.member(&with) {
+                        self.gossip.exchange_tables(member.addr);
+                    }
+                }
                 Action::Changed(change) => {
                     let service = &change.service;
                     info!(
