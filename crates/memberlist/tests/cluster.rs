@@ -359,3 +359,59 @@ fn application_state_reaches_both_sides_of_a_join() {
         assert!(heard, "host {host}");
     }
 }
+
+#[test]
+fn a_quiet_cluster_shows_no_tables_and_one_that_differs_heals_by_them() {
+    let mut network = Network::new(8, Instant::now());
+    network.set_brief(true);
+    for id in 0..8 {
+        let mut config = Network::config(name(id), id);
+        // Whatever anybody learns is learned by a state exchange.
+        config.probe_interval = Duration::ZERO;
+        config.gossip_interval = Duration::ZERO;
+        config.rejoin_interval = Duration::ZERO;
+        config.eager_bytes_per_interval = 0;
+        network.add(config).expect("valid settings");
+        if id > 0 {
+            network.join(id, 0);
+        }
+    }
+    let everywhere = |count| {
+        move |network: &Network| {
+            let mut nodes = network.running();
+            nodes.all(|(_, node)| node.members().len() == count)
+        }
+    };
+    assert!(
+        network
+            .run_while_waiting(SECOND * 600, everywhere(8))
+            .is_some()
+    );
+    let quiet = |network: &mut Network| {
+        network.run_for(SECOND * 60);
+        let before = network.tally();
+        network.run_for(SECOND * 600);
+        let after = network.tally();
+        let exchanges = after.exchanges - before.exchanges;
+        assert!(exchanges > 100, "{exchanges}");
+        let brief = after.brief_sides - before.brief_sides;
+        // One may be under way at the beginning; and the newcomer does not answer.
+        assert!(brief + 2 >= 2 * exchanges, "{brief} {exchanges}");
+        assert_eq!(after.tables_exchanged, before.tables_exchanged);
+    };
+    quiet(&mut network);
+    network.with(3, |node, now| {
+        let mut table = node.push_pull(false);
+        table.nodes.truncate(1);
+        table.nodes[0].name = "newcomer".to_owned();
+        table.nodes[0].port = 7777;
+        node.merge(now, table, false).expect("it fits");
+    });
+    assert!(
+        network
+            .run_while_waiting(SECOND * 600, everywhere(9))
+            .is_some()
+    );
+    assert!(network.tally().tables_exchanged > 0);
+    quiet(&mut network);
+}

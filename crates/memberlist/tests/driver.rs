@@ -7,9 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use memberlist::{Config, Delegate, Event, Handle, NodeState, StartError};
+use memberlist::wire::message::{Alive, Dead, Message, PushNode, PushPull, RawIp, StreamMessage};
+use memberlist::wire::{
+    ClusterFilter, StreamDecoder, StreamProgress, encode_message, encode_stream,
+};
+use memberlist::{Config, Delegate, Event, Handle, Member, NodeState, StartError, Versions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc::Receiver;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -326,4 +330,184 @@ async fn different_clusters_stay_apart() {
     assert_eq!((outcome.contacted, outcome.errors.len()), (0, 1));
     assert_eq!((a.members().len(), b.members().len()), (1, 1));
     assert_eq!(a.stats().malformed.get("cluster"), Some(&1));
+}
+
+/// Shows no table to whom it has met, and says which digest it was given.
+struct Brief;
+
+fn with_digest(what: &str, members: u64) -> Bytes {
+    format!("{what} {members:016x}").into()
+}
+
+impl Delegate for Brief {
+    fn local_state(&self, _join: bool) -> Bytes {
+        Bytes::from_static(b"everything")
+    }
+
+    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+        peer.name
+            .starts_with("brief")
+            .then(|| with_digest("opening", members))
+    }
+
+    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        theirs
+            .starts_with(b"opening")
+            .then(|| with_digest("reply", members))
+    }
+}
+
+async fn start_brief(name: &str) -> (Handle, Receiver<Event>) {
+    let mut config = config(name);
+    // Nobody is doubted meanwhile.
+    config.probe_interval = Duration::ZERO;
+    memberlist::start(config, Arc::new(Brief))
+        .await
+        .expect("loopback is free")
+}
+
+/// Both sides of an exchange that `a` begins with a scripted member at `listener`.
+async fn scripted(listener: &TcpListener, reply: &StreamMessage) -> PushPull {
+    let (mut stream, _) = listener.accept().await.expect("dialled");
+    let mut decoder = StreamDecoder::new(ClusterFilter {
+        name: "default".to_owned(),
+        accept_missing: false,
+    });
+    let mut buffer = [0; 4096];
+    let request = loop {
+        let length = stream.read(&mut buffer).await.expect("readable");
+        assert_ne!(length, 0, "cut off");
+        if let StreamProgress::Complete(StreamMessage::PushPull(request)) =
+            decoder.feed(&buffer[..length]).expect("well formed")
+        {
+            break request;
+        }
+    };
+    let reply = encode_stream(reply, "default", false);
+    stream.write_all(&reply).await.expect("writable");
+    request
+}
+
+fn state_only(state: &'static str) -> StreamMessage {
+    StreamMessage::PushPull(PushPull {
+        join: false,
+        nodes: Vec::new(),
+        user_state: Bytes::from_static(state.as_bytes()),
+    })
+}
+
+fn a_state(event: Event) -> Option<Bytes> {
+    match event {
+        Event::RemoteState { state, .. } => Some(state),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn tables_are_left_out_where_both_sides_say_so() {
+    let (a, mut a_events) = start_brief("brief-a").await;
+    let (b, mut b_events) = start_brief("brief-b").await;
+    assert_eq!(a.join(&[b.local_addr()]).await.contacted, 1);
+    sees(&a, &["brief-a", "brief-b"]).await;
+    sees(&b, &["brief-a", "brief-b"]).await;
+    for events in [&mut a_events, &mut b_events] {
+        assert_eq!(
+            event(events, a_state).await,
+            "everything",
+            "a join is whole"
+        );
+    }
+    a.exchange(b.local_addr());
+    let opening = event(&mut b_events, a_state).await;
+    let reply = event(&mut a_events, a_state).await;
+    let digest = opening.strip_prefix(b"opening ").expect("brief");
+    assert_eq!(reply.strip_prefix(b"reply "), Some(digest), "they agree");
+    a.exchange_tables(b.local_addr());
+    for events in [&mut a_events, &mut b_events] {
+        assert_eq!(event(events, a_state).await, "everything");
+    }
+    assert_eq!(a.stats().malformed.len() + b.stats().malformed.len(), 0);
+}
+
+#[tokio::test]
+async fn an_exchange_without_tables_has_none_on_the_wire() {
+    let (a, mut a_events) = start_brief("a").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("free");
+    let addr = listener.local_addr().expect("bound");
+    for (name, brief) in [("brief", true), ("other", false)] {
+        let met = Message::Alive(Alive {
+            incarnation: 1,
+            node: name.to_owned(),
+            addr: RawIp::from(addr.ip()),
+            port: addr.port(),
+            meta: Bytes::new(),
+            versions: Versions::OURS,
+        });
+        let gone = Message::Dead(Dead {
+            incarnation: 1,
+            node: name.to_owned(),
+            from: name.to_owned(),
+        });
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.expect("free");
+        let say = async |message: &Message| {
+            let bytes = encode_message(message, "default");
+            let sent = stranger.send_to(&bytes, a.local_addr()).await;
+            assert_eq!(sent.expect("sent"), bytes.len());
+        };
+        say(&met).await;
+        sees(&a, &["a", name]).await;
+        a.exchange(addr);
+        let request = scripted(&listener, &state_only("reply")).await;
+        assert_eq!(request.nodes.is_empty(), brief, "{name}");
+        assert_eq!(request.user_state.starts_with(b"opening "), brief);
+        assert_eq!(event(&mut a_events, a_state).await, "reply");
+        a.exchange_tables(addr);
+        let request = scripted(&listener, &state_only("reply")).await;
+        assert!(!request.nodes.is_empty(), "{name}");
+        assert_eq!(request.user_state, "everything");
+        say(&gone).await;
+        sees(&a, &["a"]).await;
+    }
+}
+
+#[tokio::test]
+async fn only_who_asks_without_a_table_is_answered_without() {
+    let (a, _events) = start_brief("a").await;
+    let ours = PushNode {
+        name: "b".to_owned(),
+        addr: RawIp::from(loopback(9)),
+        port: 9,
+        meta: Bytes::new(),
+        incarnation: 1,
+        state: NodeState::Alive,
+        versions: Versions::OURS,
+    };
+    let ask = async |nodes: Vec<PushNode>, join: bool, state: &'static str| {
+        let mut stream = TcpStream::connect(a.local_addr()).await.expect("accepted");
+        let request = StreamMessage::PushPull(PushPull {
+            join,
+            nodes,
+            user_state: Bytes::from_static(state.as_bytes()),
+        });
+        let request = encode_stream(&request, "default", false);
+        stream.write_all(&request).await.expect("writable");
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).await.expect("readable");
+        let mut decoder = StreamDecoder::new(ClusterFilter {
+            name: "default".to_owned(),
+            accept_missing: false,
+        });
+        match decoder.feed(&reply) {
+            Ok(StreamProgress::Complete(StreamMessage::PushPull(reply))) => {
+                (reply.nodes.is_empty(), reply.user_state)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let whole = (false, Bytes::from_static(b"everything"));
+    assert_eq!(ask(vec![ours.clone()], false, "opening").await, whole);
+    assert_eq!(ask(vec![], true, "opening").await, whole);
+    assert_eq!(ask(vec![], false, "anything").await, whole);
+    let (brief, state) = ask(vec![], false, "opening").await;
+    assert!(brief && state.starts_with(b"reply "), "{state:?}");
 }

@@ -74,7 +74,7 @@ impl memberlist::Delegate for Replicated {
         match peer {
             Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
                 let snapshot = self.0.borrow().clone();
-                exchange::opening(&snapshot)
+                exchange::opening(&snapshot, None)
             }
             _ => self.local_state(join),
         }
@@ -83,6 +83,17 @@ impl memberlist::Delegate for Replicated {
     fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
         let snapshot = self.0.borrow().clone();
         exchange::reply(&snapshot, theirs)
+    }
+
+    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+        let snapshot = self.0.borrow().clone();
+        let ours = metadata::kind(&peer.meta) == Kind::Ours;
+        ours.then(|| exchange::opening(&snapshot, Some(members)))
+    }
+
+    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        let snapshot = self.0.borrow().clone();
+        exchange::brief_reply(&snapshot, theirs, members)
     }
 }
 

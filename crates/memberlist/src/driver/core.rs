@@ -48,6 +48,11 @@ pub(super) enum Command {
     },
     Seeds(Vec<SocketAddr>),
     ExchangeWithAny,
+    /// The digest of our table, and who is at this address.
+    TableDigest {
+        peer: Option<SocketAddr>,
+        reply: oneshot::Sender<(u64, Option<Member>)>,
+    },
     /// Our side of a state exchange, without the application's state, and who is at this address.
     PushPull {
         join: bool,
@@ -191,6 +196,7 @@ impl Core {
 
     fn handle_command(&mut self, command: Command) {
         let now = Instant::now();
+        self.node.note_time(now);
         match command {
             Command::Broadcast {
                 key,
@@ -200,6 +206,10 @@ impl Core {
             Command::Seeds(seeds) => self.node.add_seeds(now, &seeds),
             Command::ExchangeWithAny => self.node.exchange_with_any(),
             // Who asked may have given up meanwhile; then nobody reads the answer.
+            Command::TableDigest { peer, reply } => {
+                let peer = peer.and_then(|addr| self.node.member_at(addr));
+                drop(reply.send((self.node.table_digest(), peer)));
+            }
             Command::PushPull { join, peer, reply } => {
                 let peer = peer.and_then(|addr| self.node.member_at(addr));
                 drop(reply.send((self.node.push_pull(join), peer)));

@@ -64,6 +64,22 @@ pub trait Delegate: Send + Sync + 'static {
         let _ = theirs;
         self.local_state(join)
     }
+
+    /// What to say first to `peer` when neither side shows its table of members; none when the peer
+    /// would not understand that. `members` is the digest of our table, which must be part of what
+    /// is said: the application finds out whether the tables agree, and calls
+    /// [`Handle::exchange_tables`] when they do not. The default is to show tables.
+    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+        let _ = (peer, members);
+        None
+    }
+
+    /// What to reply to `theirs`, the state of a member that has not shown its table; none to show
+    /// ours all the same. `members` is the digest of our table. The default is to show it.
+    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        let _ = (theirs, members);
+        None
+    }
 }
 
 /// Why nothing was started.
@@ -216,7 +232,7 @@ impl Handle {
             .iter()
             .map(|&seed| {
                 let (streams, cancel) = (self.inner.streams.clone(), self.inner.cancel.clone());
-                let exchange = async move { streams.exchange(seed, true).await };
+                let exchange = async move { streams.exchange(seed, true, true).await };
                 let task = self
                     .inner
                     .tasks
@@ -241,6 +257,16 @@ impl Handle {
         self.in_background(vec![StreamRequest::PushPull {
             to: with,
             join: false,
+            full: false,
+        }]);
+    }
+
+    /// The same, showing each other the tables of members whatever the delegate says.
+    pub fn exchange_tables(&self, with: SocketAddr) {
+        self.in_background(vec![StreamRequest::PushPull {
+            to: with,
+            join: false,
+            full: true,
         }]);
     }
 

@@ -67,10 +67,36 @@ impl std::fmt::Debug for Streams {
 
 /// Whose turn it is in a state exchange.
 enum Turn {
-    /// We begin.
-    Opening { to: SocketAddr, join: bool },
-    /// They began, with this application state.
-    Reply { theirs: Bytes, join: bool },
+    /// We begin; both tables are shown if it is `full`.
+    Opening {
+        to: SocketAddr,
+        join: bool,
+        full: bool,
+    },
+    /// They began, with this application state; without their table if it is `brief`.
+    Reply {
+        theirs: Bytes,
+        join: bool,
+        brief: bool,
+    },
+}
+
+impl Turn {
+    /// Whether our table may be left out.
+    fn may_be_brief(&self) -> bool {
+        match self {
+            Self::Opening { join, full, .. } => !join && !full,
+            Self::Reply { join, brief, .. } => !join && *brief,
+        }
+    }
+
+    /// Whom we turn to, if we do not know yet whether it is a member, and which side we are.
+    fn side(&self) -> (Option<SocketAddr>, StreamSide) {
+        match self {
+            Self::Opening { to, .. } => (Some(*to), StreamSide::Dialling),
+            Self::Reply { .. } => (None, StreamSide::Accepting),
+        }
+    }
 }
 
 impl Streams {
@@ -140,10 +166,13 @@ impl Streams {
     /// Our table and the application's state, ready to be written. Serialising, compressing and
     /// encrypting take long enough to keep them off the threads that answer pings.
     async fn our_side(&self, turn: Turn) -> Result<Vec<u8>, StreamError> {
-        let (join, peer, side) = match &turn {
-            Turn::Opening { to, join } => (*join, Some(*to), StreamSide::Dialling),
-            Turn::Reply { join, .. } => (*join, None, StreamSide::Accepting),
-        };
+        if turn.may_be_brief()
+            && let Some(brief) = self.our_brief_side(&turn).await?
+        {
+            return Ok(brief);
+        }
+        let (peer, side) = turn.side();
+        let (Turn::Opening { join, .. } | Turn::Reply { join, .. }) = turn;
         let (reply, answer) = oneshot::channel();
         self.tell(Command::PushPull { join, peer, reply }).await?;
         let (mut ours, peer) = answer.await.map_err(|_| StreamError::Stopped)?;
@@ -157,6 +186,38 @@ impl Streams {
             };
             let ours = StreamMessage::PushPull(ours);
             encode(&ours, &cluster, compress, &envelope, side)
+        });
+        Ok(sealed.await.map_err(|_| StreamError::Stopped)??)
+    }
+
+    /// The same without our table, if the application knows that the other side does without.
+    async fn our_brief_side(&self, turn: &Turn) -> Result<Option<Vec<u8>>, StreamError> {
+        let (peer, side) = turn.side();
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::TableDigest { peer, reply }).await?;
+        let (members, peer) = answer.await.map_err(|_| StreamError::Stopped)?;
+        let theirs = match turn {
+            Turn::Opening { .. } => None,
+            Turn::Reply { theirs, .. } => Some(theirs.clone()),
+        };
+        let delegate = self.delegate.clone();
+        let (cluster, compress) = (self.config.cluster_name.clone(), self.config.compression);
+        let envelope = self.security.envelope();
+        let sealed = tokio::task::spawn_blocking(move || {
+            let said = match (theirs, peer) {
+                (Some(theirs), _) => delegate.brief_reply(&theirs, members),
+                (None, Some(peer)) => delegate.brief_opening(&peer, members),
+                (None, None) => None,
+            };
+            said.map(|user_state| {
+                let ours = StreamMessage::PushPull(PushPull {
+                    join: false,
+                    nodes: Vec::new(),
+                    user_state,
+                });
+                encode(&ours, &cluster, compress, &envelope, side)
+            })
+            .transpose()
         });
         Ok(sealed.await.map_err(|_| StreamError::Stopped)??)
     }

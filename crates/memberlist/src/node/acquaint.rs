@@ -67,7 +67,9 @@ impl Node {
             incarnation: other.incarnation,
             state: other.state,
         });
+        self.note_time(now);
         self.table.extend(rows, &mut self.rng);
+        self.spread_push_pull(now);
         self.members_version += 1;
         self.membership.remove(&self.config.name);
         self.eager.clear();
@@ -76,6 +78,7 @@ impl Node {
 
     /// As [`Node::merge`] of a state exchange between nodes of the same versions.
     pub(crate) fn merge_known(&mut self, now: Instant, rows: &[Known], state: Bytes, join: bool) {
+        self.note_time(now);
         self.counters.merges += 1;
         for row in rows {
             let name = &row.announced.name;

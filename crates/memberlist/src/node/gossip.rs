@@ -43,7 +43,8 @@ fn target(entry: &Entry) -> (SocketAddr, bool) {
 impl Node {
     /// Spreads an application message to all members: at once to a few, then by gossip until it
     /// has been transmitted often enough for the size of the cluster. A message with a `key`
-    /// replaces an older one of that key which is still on its way.
+    /// replaces an older one of that key which is still on its way. It joins the gossip round after
+    /// the latest time the node was told, see [`Node::note_time`].
     pub fn broadcast(&mut self, key: Option<String>, payload: Bytes) {
         self.broadcast_with(key, payload, &Priority::default());
     }
@@ -79,6 +80,7 @@ impl Node {
         self.eager_urgent += usize::from(priority.urgent);
         self.bound_eager();
         self.user.push_in_turn(key, encoded, number, priority);
+        self.wake_gossip();
         while self.user.len() > self.config.broadcasts_max
             || self.user.bytes() > USER_QUEUE_BYTES_MAX
         {

@@ -67,6 +67,13 @@ impl Node {
             .count()
     }
 
+    /// When the next gossip round is due, if there will be one.
+    pub(crate) fn gossip_timer(&self) -> Option<Instant> {
+        let mut timers = self.timers.iter();
+        let gossip = timers.find(|(_, timer)| matches!(timer, Timer::Gossip));
+        gossip.map(|(at, _)| at)
+    }
+
     /// All armed timers.
     pub(crate) fn timers_len(&self) -> usize {
         self.timers.iter().count()

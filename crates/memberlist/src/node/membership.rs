@@ -95,6 +95,7 @@ impl Node {
         let name = alive.node.clone();
         self.table
             .insert(Entry::new(alive.clone(), now), &mut self.rng);
+        self.spread_push_pull(now);
         self.announce(&name, Message::Alive(alive), Origin::Peer);
         self.emit_joined(&name);
         if first_peer && !self.leaving {
@@ -194,6 +195,7 @@ impl Node {
         if !self.membership.contains(&self.config.name) {
             self.membership
                 .push(self.config.name.clone(), encoded.clone());
+            self.wake_gossip();
         }
         if let Some(to) = to {
             self.send(to, &[encoded], false);
@@ -373,6 +375,7 @@ impl Node {
             self.bound_eager();
         }
         self.membership.push(name.to_owned(), encoded);
+        self.wake_gossip();
     }
 
     fn emit_joined(&mut self, name: &str) {

@@ -21,11 +21,13 @@
 //! | `lazy` | which messages of the application are told of, and fetched |
 //! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
+//! | `digest` | whether two tables are the same |
 
 mod acquaint;
 mod awareness;
 mod config;
 mod counters;
+mod digest;
 mod gossip;
 mod inspect;
 mod lazy;
@@ -68,7 +70,7 @@ use self::lazy::Lazy;
 use self::membership::Origin;
 use self::probe::{Probe, Relay};
 use self::queue::TransmitQueue;
-use self::sync::Rejoin;
+use self::sync::{Rejoin, push_pull_scale};
 use self::table::Table;
 use self::timers::{Timer, Timers};
 use crate::wire::message::{Dead, Message, MessageRef, Ping};
@@ -104,6 +106,8 @@ pub enum StreamRequest {
         to: SocketAddr,
         /// Whether this is an explicit join.
         join: bool,
+        /// Whether both tables must be shown, even if the other side understands brief exchanges.
+        full: bool,
     },
     /// Ping by stream; if the matching ack comes in time, say so by [`Node::handle_tcp_ack`].
     Ping {
@@ -170,10 +174,15 @@ pub struct Node {
     rng: Pcg64Mcg,
     timers: Timers,
     started: Instant,
+    /// The latest time we were told.
+    clock: Instant,
+    /// A past gossip tick, or the first one: whole intervals later are the others.
+    gossip_phase: Instant,
 
     table: Table,
     /// Grows whenever [`Node::members`] may have changed.
     members_version: u64,
+    digest: digest::Cached,
     incarnation: u32,
     leaving: bool,
 
@@ -194,6 +203,10 @@ pub struct Node {
     /// The datagram being packed; empty in between.
     packet: PacketBuilder,
 
+    /// Multiple of the interval for which the next state exchange was armed.
+    push_pull_scale: u32,
+    /// With whom the last state exchange of our choice is, for whoever asks by address.
+    partner: Option<String>,
     rejoin: Rejoin,
     lazy: Lazy,
 
@@ -219,8 +232,11 @@ impl Node {
             packet_budget,
             timers: Timers::default(),
             started: now,
+            clock: now,
+            gossip_phase: now,
             table: Table::default(),
             members_version: 0,
+            digest: digest::Cached::default(),
             incarnation: 0,
             leaving: false,
             awareness: Awareness::new(config.awareness_max_multiplier),
@@ -236,6 +252,8 @@ impl Node {
             eager_urgent: 0,
             eager_bytes_spent: 0,
             packet: PacketBuilder::new(),
+            push_pull_scale: 1,
+            partner: None,
             rejoin: Rejoin::default(),
             lazy: Lazy::default(),
             transmits: VecDeque::new(),
@@ -256,15 +274,17 @@ impl Node {
             let phase = self.random_within(self.config.probe_interval);
             self.timers.arm(Timer::ProbeTick, now + phase);
         }
-        if !self.config.gossip_interval.is_zero() && self.config.gossip_nodes > 0 {
-            let phase = self.random_within(self.config.gossip_interval);
-            self.timers.arm(Timer::Gossip, now + phase);
+        if self.gossips() {
+            self.gossip_phase = now + self.random_within(self.config.gossip_interval);
+            // We have announced ourselves.
+            self.timers.arm(Timer::Gossip, self.gossip_phase);
         }
         if !self.config.push_pull_interval.is_zero() {
             let phase = self.random_within(self.config.push_pull_interval);
             let first = now + phase + self.push_pull_period();
             self.timers.arm(Timer::PushPull, first);
         }
+        self.push_pull_scale = push_pull_scale(self.table.len());
         self.arm_rejoin(now);
     }
 
@@ -274,6 +294,11 @@ impl Node {
 
     // === What goes in ===
 
+    /// Tells the time to a node that is about to be told something without a time.
+    pub fn note_time(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+    }
+
     /// Processes a datagram. What could not be read is returned for the shell to count and log;
     /// the rest of the datagram has been processed.
     pub fn handle_datagram(
@@ -282,6 +307,7 @@ impl Node {
         from: SocketAddr,
         datagram: &[u8],
     ) -> Vec<WireError> {
+        self.note_time(now);
         let filter = self.filter.clone();
         let mut requests = 0;
         read_packet(datagram, &filter, |message| {
@@ -315,7 +341,8 @@ impl Node {
     /// Fires what is due. The shell must first have delivered every datagram and stream message
     /// it has already received: after a pause the refutations are in there.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let Some(due) = self.timers.next() {
+        self.note_time(now);
+        if let Some(due) = self.timers.next_but(&Timer::Gossip) {
             let late = now.saturating_duration_since(due);
             if late > self.config.probe_interval.max(Duration::from_secs(1)) {
                 self.recover_from_pause(now, late);
@@ -339,10 +366,15 @@ impl Node {
             Timer::Suspicion(name) => self.suspicion_expired(now, &name),
             Timer::Reminder(name) => self.remind(now, name),
             Timer::Gossip => {
-                self.arm_next(now, due, Timer::Gossip, self.config.gossip_interval);
+                self.gossip_phase = due;
+                if self.has_broadcasts() {
+                    // Once more after the last of it, for the byte budget of the interval.
+                    self.arm_gossip();
+                }
                 self.gossip(now);
             }
             Timer::PushPull => {
+                self.push_pull_scale = push_pull_scale(self.table.len());
                 self.arm_next(now, due, Timer::PushPull, self.push_pull_period());
                 self.push_pull_tick(now);
             }
@@ -355,6 +387,33 @@ impl Node {
         let next = due + interval;
         let next = if next <= now { now + interval } else { next };
         self.timers.arm(timer, next);
+    }
+
+    /// Whether there are gossip rounds at all.
+    fn gossips(&self) -> bool {
+        !self.config.gossip_interval.is_zero() && self.config.gossip_nodes > 0
+    }
+
+    /// Whether a gossip round would have something to send.
+    fn has_broadcasts(&self) -> bool {
+        self.membership.len() + self.user.len() > 0
+    }
+
+    /// Something is queued: it leaves with the next gossip tick. While nothing is queued there are
+    /// no ticks, and when they are taken up again they keep their phase.
+    fn wake_gossip(&mut self) {
+        if self.gossips() && !self.timers.is_armed(&Timer::Gossip) {
+            self.arm_gossip();
+        }
+    }
+
+    fn arm_gossip(&mut self) {
+        let interval = self.config.gossip_interval;
+        let passed = self.clock.saturating_duration_since(self.gossip_phase);
+        let into_interval = passed.as_nanos() % interval.as_nanos().max(1);
+        let whole = passed.saturating_sub(Duration::from_nanos(into_interval as u64));
+        let next = self.gossip_phase + whole + interval;
+        self.timers.arm(Timer::Gossip, next);
     }
 
     /// We were stopped or starved. Whoever seems silent may just not have been heard: no verdicts
@@ -380,6 +439,7 @@ impl Node {
     /// Says goodbye: peers see us leave at once instead of suspecting us. There is no way back.
     /// Keep driving the node until [`Node::leave_pending`] is false or patience runs out.
     pub fn leave(&mut self, now: Instant) {
+        self.note_time(now);
         if self.leaving {
             return;
         }
@@ -456,6 +516,13 @@ impl Node {
 
     /// The live node at an address.
     pub fn member_at(&self, addr: SocketAddr) -> Option<Member> {
+        let partner = self
+            .partner
+            .as_deref()
+            .and_then(|name| self.table.find(name));
+        if let Some(partner) = partner.filter(|entry| entry.is_live() && entry.addr() == addr) {
+            return Some(partner.member());
+        }
         let mut entries = self.table.iter();
         let at = entries.find(|entry| entry.is_live() && entry.addr() == addr);
         at.map(table::Entry::member)

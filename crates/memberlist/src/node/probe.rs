@@ -114,6 +114,7 @@ impl Node {
     /// A datagram could not be sent. If it was the ping of the current round, others are asked at
     /// once instead of waiting for an ack that cannot come.
     pub fn handle_send_error(&mut self, now: Instant, to: SocketAddr) {
+        self.note_time(now);
         if let Some(probe) = &mut self.probe
             && probe.addr == to
             && !probe.indirect

@@ -66,6 +66,7 @@ impl Node {
     /// Remembers addresses at which the cluster may be found again. To join now, also exchange
     /// states with each.
     pub fn add_seeds(&mut self, now: Instant, seeds: &[SocketAddr]) {
+        self.note_time(now);
         for seed in seeds {
             if self.rejoin.seeds.len() < SEEDS_MAX {
                 self.rejoin.seeds.insert(*seed);
@@ -102,7 +103,11 @@ impl Node {
     /// # Errors
     /// Protocol versions do not fit; nothing was merged.
     pub fn merge(&mut self, now: Instant, remote: PushPull, join: bool) -> Result<(), MergeError> {
-        if let Err(error) = self.check_versions(&remote.nodes) {
+        self.note_time(now);
+        // Whoever leaves its table out has none that could not fit ours.
+        if !remote.nodes.is_empty()
+            && let Err(error) = self.check_versions(&remote.nodes)
+        {
             self.counters.merges_refused += 1;
             return Err(error);
         }
@@ -194,6 +199,17 @@ impl Node {
         self.config.push_pull_interval * push_pull_scale(self.table.len())
     }
 
+    /// The table has grown. When that makes exchanges rarer, the next one gets a random phase of the
+    /// new period: those that learn of many members at once must not all exchange states at once.
+    pub(super) fn spread_push_pull(&mut self, now: Instant) {
+        let scale = push_pull_scale(self.table.len());
+        if scale > self.push_pull_scale && !self.config.push_pull_interval.is_zero() {
+            let phase = self.random_within(self.push_pull_period());
+            self.timers.arm(Timer::PushPull, now + phase);
+        }
+        self.push_pull_scale = self.push_pull_scale.max(scale);
+    }
+
     pub(super) fn push_pull_tick(&mut self, now: Instant) {
         if now.saturating_duration_since(self.started) < REANNOUNCE && !self.leaving {
             self.announce_ourselves(Origin::Peer);
@@ -208,9 +224,11 @@ impl Node {
             entry.state == NodeState::Alive && entry.name != *us
         });
         if let Some(partner) = partner.first() {
+            self.partner = Some(partner.name.clone());
             self.requests.push_back(StreamRequest::PushPull {
                 to: partner.addr(),
                 join: false,
+                full: false,
             });
         }
     }
@@ -284,8 +302,9 @@ impl Node {
             self.counters.rejoin_attempts += 1;
             self.rejoin.trying.insert(to);
             let join = self.rejoin.seeds.contains(&to);
+            let full = true;
             self.requests
-                .push_back(StreamRequest::PushPull { to, join });
+                .push_back(StreamRequest::PushPull { to, join, full });
         }
         self.arm_rejoin(now);
     }

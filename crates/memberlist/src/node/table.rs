@@ -11,6 +11,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
+use super::digest;
 use super::names::Names;
 use super::suspicion::Suspicion;
 use crate::wire::message::{Alive, NodeState, PushNode, RawIp, Versions, socket_addr};
@@ -41,6 +42,8 @@ pub(super) struct Announced {
     pub(super) port: u16,
     pub(super) meta: Bytes,
     pub(super) versions: Versions,
+    /// Hash of all this, see `digest`.
+    pub(super) hash: u64,
 }
 
 /// One row of the table. Small, as a simulated cluster has a row for each pair of its hosts.
@@ -147,6 +150,13 @@ impl Entry {
 
 fn announced(alive: Alive) -> Announced {
     Announced {
+        hash: digest::announced(
+            &alive.node,
+            alive.addr,
+            alive.port,
+            &alive.meta,
+            alive.versions,
+        ),
         name: alive.node,
         addr: alive.addr,
         port: alive.port,

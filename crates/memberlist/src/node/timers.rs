@@ -21,7 +21,7 @@ pub(super) enum Timer {
     Suspicion(String),
     /// Tell the member of this name once more that we doubt it.
     Reminder(String),
-    /// The next gossip round is due.
+    /// The next gossip round is due. Armed only while there is something to say.
     Gossip,
     /// The next state exchange is due.
     PushPull,
@@ -49,6 +49,16 @@ impl Timers {
         if let Some(old) = self.at.remove(timer) {
             self.order.remove(&(old, timer.clone()));
         }
+    }
+
+    pub(super) fn is_armed(&self, timer: &Timer) -> bool {
+        self.at.contains_key(timer)
+    }
+
+    /// The earliest deadline of any other timer.
+    pub(super) fn next_but(&self, but: &Timer) -> Option<Instant> {
+        let mut others = self.order.iter().filter(|(_, timer)| timer != but);
+        others.next().map(|(at, _)| *at)
     }
 
     /// The earliest deadline.

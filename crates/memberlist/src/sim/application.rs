@@ -29,6 +29,20 @@ pub trait Application {
     /// What to reply to `theirs`, before it is merged.
     fn reply(&self, theirs: &Bytes, join: bool) -> Bytes;
 
+    /// What to say first to `peer` when neither side shows its table, whose digest `members` is;
+    /// none when tables are to be shown. When they turn out to differ, the application asks for a
+    /// full exchange.
+    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+        let _ = (peer, members);
+        None
+    }
+
+    /// What to reply to `theirs`, which came without a table; none to show ours all the same.
+    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        let _ = (theirs, members);
+        None
+    }
+
     /// The same application in the next life of its host, which remembers nothing.
     #[must_use]
     fn restarted(&self, now: Instant) -> Self;

@@ -12,7 +12,7 @@
 //! | P13 isolation | nobody of another cluster is in the table |
 //! | P14 bounds | queues, relays and datagrams per step have limits |
 //! | P15 amplification | we send only to members and to whoever wrote to us, and little per datagram |
-//! | P17 timers | exactly the suspects and the relays have timers |
+//! | P17 timers | exactly the suspects and the relays have timers, and gossip while it has something to say |
 //! | P18 health | the score keeps its range |
 //! | P19 takeover | a live member keeps its address |
 //! | P20 Go-peer safety | every datagram reads well with the fork's eyes |
@@ -89,6 +89,11 @@ struct View {
     counters: Counters,
     relays: usize,
     transmits: u64,
+    /// Whether anything was queued before this step, and when gossip was due.
+    queued: bool,
+    gossip_at: Option<Instant>,
+    /// Gossip ticks in a row that came although nothing was queued.
+    idle_ticks: u32,
     known: BTreeSet<SocketAddr>,
     /// Last direct ping of our own probing, by name.
     pinged: BTreeMap<String, Duration>,
@@ -192,6 +197,8 @@ impl Checker {
         view.counters = *node.counters();
         view.relays = node.relays_len();
         view.transmits = 0;
+        view.queued = is_queued(node);
+        view.gossip_at = node.gossip_timer();
     }
 
     /// A node sends.
@@ -315,6 +322,7 @@ impl Checker {
         let problem = self
             .check_bounds(id, node, step)
             .or_else(|| self.check_timers(id, node))
+            .or_else(|| self.check_gossip(id, node, local, step))
             .or_else(|| self.check_table(id, node, local, step, tally));
         if let Some((invariant, detail)) = problem {
             let detail = format!("{}: {detail}", self.views[id].name);
@@ -404,6 +412,38 @@ impl Checker {
         }
         let most = TIMERS_OWN_MAX + 2 * armed + 2 * relays;
         (node.timers_len() > most).then(|| ("P17 timers", format!("{} armed", node.timers_len())))
+    }
+
+    /// Gossip has a tick to come whenever there is something to say, at its pace, and at most one
+    /// more after that.
+    fn check_gossip(
+        &mut self,
+        id: HostId,
+        node: &Node,
+        local: Instant,
+        step: Step,
+    ) -> Option<(&'static str, String)> {
+        let view = &mut self.views[id];
+        let (queued, at) = (is_queued(node), node.gossip_timer());
+        let interval = node.config().gossip_interval;
+        if queued && at.is_none() && !interval.is_zero() && node.config().gossip_nodes > 0 {
+            return Some(("P17 timers", "queued for no gossip round".to_owned()));
+        }
+        if at.is_some_and(|at| at > local + interval) {
+            return Some(("P17 timers", "a gossip round left out".to_owned()));
+        }
+        let idle = !queued && !view.queued && at.is_some();
+        if !idle {
+            view.idle_ticks = 0;
+        } else if step == Step::Timeout && at > view.gossip_at && view.gossip_at.is_some() {
+            // Once: something may have been queued and sent within the step.
+            view.idle_ticks += 1;
+        }
+        let ticks = view.idle_ticks;
+        (ticks > 1).then(|| {
+            let detail = format!("{ticks} gossip rounds with nothing to say");
+            ("P17 timers", detail)
+        })
     }
 
     fn check_table(
@@ -583,6 +623,10 @@ pub(super) fn suspicion_span(config: &Config, rows: usize) -> (Duration, Duratio
     let scale = (1000.0 * (rows.max(1) as f64).log10().max(1.0)) as u32;
     let shortest = config.probe_interval * config.suspicion_mult * scale / 1000;
     (shortest, shortest * config.suspicion_max_timeout_mult)
+}
+
+fn is_queued(node: &Node) -> bool {
+    node.membership_queue_len() + node.user_queue_len() > 0
 }
 
 fn is_live(state: NodeState) -> bool {

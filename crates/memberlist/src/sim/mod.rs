@@ -14,7 +14,7 @@
 //! | --- | --- |
 //! | `network` | what happens next |
 //! | `faults`, `clock`, `host` | what can be wrong with links, clocks and machines |
-//! | `streams` | what becomes of connections |
+//! | `streams`, `brief` | what becomes of connections |
 //! | `application`, `catalogue` | what runs on top of the nodes |
 //! | `checker`, `fork` | what must hold at every step |
 //! | `options`, `nemesis` | which story a seed tells |
@@ -47,6 +47,7 @@
 //! bugs one at a time, `mutations/RESULTS.md` says which were caught, by what.
 
 mod application;
+mod brief;
 mod catalogue;
 mod checker;
 mod clock;

@@ -72,6 +72,8 @@ pub struct Network<A = Catalogue> {
     pub(super) tally: Tally,
     pub(super) record_events: bool,
     pub(super) measuring: bool,
+    /// Whether hosts leave their tables out of exchanges while they agree.
+    pub(super) brief: bool,
     trace: u64,
     pub(super) checker: Option<Box<Checker>>,
 }
@@ -117,6 +119,7 @@ impl<A: Application> Network<A> {
             tally: Tally::default(),
             record_events: true,
             measuring: false,
+            brief: false,
             trace: 0xcbf2_9ce4_8422_2325,
             checker: None,
         }
@@ -305,6 +308,13 @@ impl<A: Application> Network<A> {
     /// one cluster name, when what is measured is not the exchange.
     pub fn set_measuring(&mut self, measuring: bool) {
         self.measuring = measuring;
+        self.brief = measuring;
+    }
+
+    /// Whether members leave their tables out of state exchanges as long as they are the same, as our
+    /// own agents do. Default no, but yes while measuring.
+    pub fn set_brief(&mut self, brief: bool) {
+        self.brief = brief;
     }
 
     /// `id` exchanges states with `seed` and remembers it.
@@ -312,7 +322,7 @@ impl<A: Application> Network<A> {
         let to = self.hosts[seed].addr;
         let joined = self.act(id, Step::Api, |node, now| node.add_seeds(now, &[to]));
         if joined.is_some() {
-            self.exchange(id, to, true);
+            self.exchange(id, to, true, true);
         }
     }
 
@@ -353,6 +363,7 @@ impl<A: Application> Network<A> {
         let (Some(application), Some(node)) = (&mut host.application, &mut host.node) else {
             return;
         };
+        node.note_time(local);
         for request in act(application, local, node) {
             self.open_stream(id, request);
         }
@@ -602,6 +613,7 @@ impl<A: Application> Network<A> {
         if let Some(checker) = &mut self.checker {
             checker.begin(id, node);
         }
+        node.note_time(local);
         let result = act(node, local);
         self.settle(id, step);
         if let Some(checker) = &mut self.checker

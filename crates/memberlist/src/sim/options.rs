@@ -53,6 +53,8 @@ pub struct Options {
     pub faults: Faults,
     /// Largest deviation of a clock, in parts per million.
     pub clock_rate_ppm: i32,
+    /// Whether hosts leave their tables out of state exchanges while they agree.
+    pub brief: bool,
     /// Settings of all hosts but for name, address and seed.
     pub config: Config,
     /// What is done once all is calm.
@@ -71,6 +73,7 @@ impl Options {
             trouble: Trouble::draw(rng),
             faults: draw_faults(rng),
             clock_rate_ppm: if rng.random_bool(0.5) { 10_000 } else { 0 },
+            brief: rng.random_bool(0.5),
             config: draw_config(rng),
             drills: Drill::draw(seed, rng),
         };

@@ -90,6 +90,7 @@ impl Scenario {
         let mut network = Network::new(self.seed, Instant::now());
         network.checker = Some(Box::new(Checker::new(self.options.damages())));
         network.set_recording(false);
+        network.set_brief(self.options.brief);
         let mut run = Run {
             network,
             options: self.options,

@@ -10,8 +10,9 @@ use rand::RngExt;
 
 use super::HostId;
 use super::application::Application;
+use super::brief::Tables;
 use super::checker::Step;
-use super::host::{Delivery, Side};
+use super::host::{Delivery, Host, Side};
 use super::network::Network;
 use crate::node::{Event, Known, MergeError, Node, StreamRequest};
 use crate::wire::message::{PushPull, StreamMessage};
@@ -20,7 +21,7 @@ use crate::wire::{ClusterFilter, StreamDecoder, StreamProgress, encode_stream};
 impl<A: Application> Network<A> {
     pub(super) fn open_stream(&mut self, id: HostId, request: StreamRequest) {
         match request {
-            StreamRequest::PushPull { to, join } => self.exchange(id, to, join),
+            StreamRequest::PushPull { to, join, full } => self.exchange(id, to, join, full),
             StreamRequest::Ping { to, ping, deadline } => {
                 self.hosts[id].traffic.stream(ping.node.len() + 64, true);
                 let round_trip = self.stream_delay() + self.faults.delay(&mut self.rng);
@@ -47,8 +48,9 @@ impl<A: Application> Network<A> {
         }
     }
 
-    pub(super) fn exchange(&mut self, id: HostId, to: SocketAddr, join: bool) {
-        let Some(side) = self.our_side(id, Turn::Opening(to), join) else {
+    pub(super) fn exchange(&mut self, id: HostId, to: SocketAddr, join: bool, full: bool) {
+        let turn = Turn::Opening { to, full };
+        let Some(side) = self.our_side(id, turn, join) else {
             return;
         };
         let life = self.hosts[id].life;
@@ -79,29 +81,80 @@ impl<A: Application> Network<A> {
 
     /// What a host writes in a state exchange.
     fn our_side(&mut self, id: HostId, turn: Turn<'_>, join: bool) -> Option<Side> {
+        self.hosts[id].node.as_ref()?;
+        let opened = matches!(turn, Turn::Opening { .. });
+        let brief = if join {
+            None
+        } else {
+            self.our_brief_state(id, turn)
+        };
         let host = &mut self.hosts[id];
         let node = host.node.as_ref()?;
-        let opened = matches!(turn, Turn::Opening(_));
-        let user_state = match (&host.application, turn) {
-            (None, _) => host.state.clone(),
-            (Some(application), Turn::Opening(to)) => {
-                application.opening(node.member_at(to).as_ref(), join)
-            }
-            (Some(application), Turn::Reply(theirs)) => application.reply(theirs, join),
-        };
+        let is_brief = brief.is_some();
+        self.tally.brief_sides += u64::from(is_brief);
+        let user_state = brief.unwrap_or_else(|| host.whole_state(turn, join));
         if self.measuring {
-            let rows = node.known();
+            let rows = if is_brief { Vec::new() } else { node.known() };
             let length = rows.iter().map(Known::bytes).sum::<usize>() + user_state.len();
             host.traffic.stream(length, opened);
             return Some(Side::Rows(rows, user_state));
         }
-        let mut table = node.push_pull(join);
-        table.user_state = user_state;
+        let table = if is_brief {
+            PushPull {
+                join,
+                nodes: Vec::new(),
+                user_state,
+            }
+        } else {
+            let mut table = node.push_pull(join);
+            table.user_state = user_state;
+            table
+        };
         let message = StreamMessage::PushPull(table);
         let config = &host.config;
         let bytes = encode_stream(&message, &config.cluster_name, config.compression);
         host.traffic.stream(bytes.len(), opened);
         Some(Side::Written(bytes.into()))
+    }
+
+    /// What a host writes instead of its table and everything else.
+    fn our_brief_state(&mut self, id: HostId, turn: Turn<'_>) -> Option<Bytes> {
+        let host = &mut self.hosts[id];
+        let node = host.node.as_mut()?;
+        let application = host.application.as_ref();
+        match turn {
+            Turn::Opening { full: true, .. } | Turn::Reply { brief: false, .. } => None,
+            Turn::Opening { to, .. } => {
+                let peer = node.member_at(to)?;
+                let members = node.table_digest();
+                application
+                    .and_then(|it| it.brief_opening(&peer, members))
+                    .or_else(|| {
+                        let tables = self.brief.then_some(Tables::Digest(members))?;
+                        Some(tables.before(&host.whole_state(turn, false)))
+                    })
+            }
+            Turn::Reply { theirs, .. } => {
+                let members = node.table_digest();
+                application
+                    .and_then(|it| it.brief_reply(theirs, members))
+                    .or_else(|| {
+                        let (Tables::Digest(digest), state) = Tables::read(theirs)? else {
+                            return None;
+                        };
+                        let tables = if digest == members {
+                            Tables::Same
+                        } else {
+                            Tables::Differ
+                        };
+                        let turn = Turn::Reply {
+                            theirs: &state,
+                            brief: true,
+                        };
+                        Some(tables.before(&host.whole_state(turn, false)))
+                    })
+            }
+        }
     }
 
     pub(super) fn deliver_stream(&mut self, id: HostId, delivery: Delivery) {
@@ -114,14 +167,17 @@ impl<A: Application> Network<A> {
                 join,
                 cut_reply,
             } => {
-                let Some(request) = whole(side, join, filter) else {
+                let Some(mut request) = whole(side, join, filter) else {
                     // Closed without a word; the requester sees that at once.
                     return self.reply(id, from, life, Side::default(), join);
                 };
                 let join = request.join();
-                let reply = self
-                    .our_side(id, Turn::Reply(request.user_state()), join)
-                    .unwrap_or_default();
+                let turn = Turn::Reply {
+                    theirs: request.user_state(),
+                    brief: request.is_brief(),
+                };
+                let reply = self.our_side(id, turn, join).unwrap_or_default();
+                request.strip();
                 // A refused merge is invisible to the other side, as on a real connection.
                 self.act(id, Step::Exchange, |node, now| {
                     let _ = request.merge(node, now, join);
@@ -135,13 +191,18 @@ impl<A: Application> Network<A> {
                 side,
                 join,
             } if life == self.hosts[id].life => {
-                let reply = whole(side, join, filter);
+                let mut reply = whole(side, join, filter);
+                let tables = reply.as_mut().and_then(Read::strip);
                 let merged = self.act(id, Step::Exchange, |node, now| {
                     let merged = reply.is_some_and(|reply| reply.merge(node, now, join).is_ok());
                     node.handle_exchange_result(from, merged);
                     merged
                 });
                 self.tally.exchanges += u64::from(merged == Some(true));
+                if tables == Some(Tables::Differ) {
+                    self.tally.tables_exchanged += 1;
+                    self.exchange(id, from, join, true);
+                }
             }
             Delivery::TcpAck { life, seq_no } if life == self.hosts[id].life => {
                 self.act(id, Step::Exchange, |node, _| node.handle_tcp_ack(seq_no));
@@ -214,10 +275,24 @@ impl<A: Application> Network<A> {
 /// Whose turn it is in a state exchange, and what it depends on.
 #[derive(Clone, Copy)]
 enum Turn<'a> {
-    /// Of whoever turns to this address.
-    Opening(SocketAddr),
-    /// Of whoever was sent this state.
-    Reply(&'a Bytes),
+    /// Of whoever turns to this address; both tables are shown if it is `full`.
+    Opening { to: SocketAddr, full: bool },
+    /// Of whoever was sent this state; without a table if it is `brief`.
+    Reply { theirs: &'a Bytes, brief: bool },
+}
+
+impl<A: Application> Host<A> {
+    /// What the application says when tables are shown.
+    fn whole_state(&self, turn: Turn<'_>, join: bool) -> Bytes {
+        match (&self.application, turn) {
+            (None, _) => self.state.clone(),
+            (Some(application), Turn::Opening { to, .. }) => {
+                let peer = self.node.as_ref().and_then(|node| node.member_at(to));
+                application.opening(peer.as_ref(), join)
+            }
+            (Some(application), Turn::Reply { theirs, .. }) => application.reply(theirs, join),
+        }
+    }
 }
 
 /// One side of a state exchange as it was read.
@@ -232,6 +307,25 @@ impl Read {
             Self::Message(exchange) => exchange.join,
             Self::Rows(_, _, join) => *join,
         }
+    }
+
+    /// Whether no table is shown. Nobody's is empty: its owner is in it.
+    fn is_brief(&self) -> bool {
+        match self {
+            Self::Message(exchange) => exchange.nodes.is_empty(),
+            Self::Rows(rows, ..) => rows.is_empty(),
+        }
+    }
+
+    /// Takes out what is said about tables for the application.
+    fn strip(&mut self) -> Option<Tables> {
+        let (Self::Message(PushPull {
+            user_state: state, ..
+        })
+        | Self::Rows(_, state, _)) = self;
+        let (tables, rest) = Tables::read(state)?;
+        *state = rest;
+        Some(tables)
     }
 
     fn user_state(&self) -> &Bytes {

@@ -49,6 +49,10 @@ tally! {
     astray,
     /// State exchanges completed.
     exchanges,
+    /// Sides of state exchanges written without a table.
+    brief_sides,
+    /// State exchanges begun because the tables turned out to differ.
+    tables_exchanged,
     /// Connections refused, broken or made slow by chance.
     streams_harmed,
     /// Datagrams with anything a node could not read. Zero among our own nodes on a network that

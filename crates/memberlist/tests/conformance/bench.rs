@@ -81,6 +81,7 @@ impl Bench {
             self.node.handle_timeout(self.now);
         }
         self.now = end;
+        self.node.note_time(end);
     }
 
     /// Runs to the next probe: whom, its number, and all that came in its datagram.

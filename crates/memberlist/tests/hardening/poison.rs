@@ -147,7 +147,9 @@ fn of_a_thousand_forgotten_members_256_are_looked_for() {
         let requests = bench.requests();
         assert!(requests.len() <= 6, "{requests:?}");
         tried.extend(requests.into_iter().map(|request| match request {
-            StreamRequest::PushPull { to, join: false } => to,
+            StreamRequest::PushPull {
+                to, join: false, ..
+            } => to,
             other => panic!("{other:?}"),
         }));
         bench.transmits();

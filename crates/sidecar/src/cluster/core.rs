@@ -33,6 +33,8 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
 /// Buckets in which an exchange finds a difference that is more than the changes of the moment.
 const MUCH: usize = 8;
+/// Least time between exchanges of the tables of members that replies ask for, whoever sends them.
+const TABLES_EVERY: Duration = Duration::from_secs(1);
 
 /// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,12 @@ pub enum Action {
     Exchange(SocketAddr),
     /// Exchange states with the member of this name, or with any.
     CatchUp(Option<String>),
+    /// Exchange states with the member of this name, if it is still one, and show each other the
+    /// tables of members.
+    ExchangeTables {
+        /// Its name.
+        with: String,
+    },
     /// Tell whoever wants to know that readers see something new.
     Changed(Change),
 }
@@ -94,6 +102,7 @@ pub struct Core {
     catching_up: CatchingUp,
     counters: Arc<Counters>,
     complaints: Throttle,
+    tables_exchanged: Option<Instant>,
     rng: Pcg64Mcg,
     actions: Vec<Action>,
 }
@@ -107,6 +116,7 @@ impl Core {
             replica,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
+            tables_exchanged: None,
             rng: Pcg64Mcg::seed_from_u64(seed),
             actions: Vec::new(),
         }
@@ -303,14 +313,23 @@ impl Core {
         };
         match message {
             // Whoever was asked has replied already.
-            exchange::Message::Root(_) => Effects::default(),
-            exchange::Message::Same => {
+            exchange::Message::Root { .. } => Effects::default(),
+            exchange::Message::Same {
+                from,
+                members_differ,
+            } => {
                 self.introductions.exchanged();
                 add(&self.counters.exchanges_same, 1);
+                self.compare_tables(from, members_differ, now);
                 Effects::default()
             }
-            exchange::Message::Digest { from, digest } => {
+            exchange::Message::Digest {
+                from,
+                members_differ,
+                digest,
+            } => {
                 self.introductions.exchanged();
+                self.compare_tables(from.clone(), members_differ, now);
                 add(&self.counters.exchanges_different, 1);
                 let ours = self.replica.snapshot();
                 if ours.digest.differences(&digest).len() > MUCH {
@@ -338,6 +357,19 @@ impl Core {
                 self.answer(&from, &better);
                 effects
             }
+        }
+    }
+
+    /// Follows an exchange without tables of members, when they differ, by one with them. That one
+    /// does not compare them: two hosts whose tables cannot agree must not exchange for ever.
+    fn compare_tables(&mut self, with: String, differ: bool, now: Now) {
+        let soon = self
+            .tables_exchanged
+            .is_some_and(|at| now.monotonic.saturating_duration_since(at) < TABLES_EVERY);
+        if differ && !soon {
+            self.tables_exchanged = Some(now.monotonic);
+            debug!(peer = with, "tables of members differ");
+            self.actions.push(Action::ExchangeTables { with });
         }
     }
 

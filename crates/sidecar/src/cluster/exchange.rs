@@ -2,7 +2,8 @@
 //! differs when they do not. Pure: bytes and snapshots go in, bytes come out.
 //!
 //! ```text
-//! A → B  root      one number over all live records        (opening of a state exchange)
+//! A → B  root      one number over all live records, and one over the table of members
+//!                  (opening of a state exchange)
 //! B → A  same                                              (its reply: that was all)
 //!    or  digest    a number for each of 1,024 buckets
 //! A → B  offer     the buckets that differ, and A's live records in them
@@ -14,6 +15,9 @@
 //! beat sends its own back, tombstones included; so a host that slept cannot raise the dead. Each
 //! step is a use of the ordinary merge: a message that is lost, doubled or late does no harm, and
 //! the next exchange begins anew.
+//!
+//! When both tables of members are the same, too, nobody shows it. When they are not, the reply says
+//! so, and A follows with one full exchange, in which tables are shown and not compared.
 //!
 //! The first exchange of a join, and every one with a Go Sidecar, carries whole states as JSON.
 
@@ -42,14 +46,26 @@ const PIECES_MAX: usize = 64;
 /// What an agent says to another in an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// All that the sender knows, in one number.
-    Root(u64),
-    /// The root is ours, too.
-    Same,
+    /// All that the sender knows, in one number or two.
+    Root {
+        /// All live records.
+        records: u64,
+        /// The table of members, when the sender does not show it.
+        members: Option<u64>,
+    },
+    /// The records of `from`, who was asked, are the same.
+    Same {
+        /// Name of the sender.
+        from: String,
+        /// Whether its table of members is not.
+        members_differ: bool,
+    },
     /// The buckets of `from`, who was asked.
     Digest {
         /// Name of the sender.
         from: String,
+        /// Whether the tables of members differ as well.
+        members_differ: bool,
         /// What it knows.
         digest: Box<Digest>,
     },
@@ -88,13 +104,26 @@ impl Message {
     pub fn encode(&self) -> Bytes {
         let mut out = vec![MAGIC];
         match self {
-            Self::Root(root) => {
+            Self::Root { records, members } => {
                 out.push(ROOT);
-                out.extend(root.to_le_bytes());
+                out.extend(records.to_le_bytes());
+                out.extend(members.iter().flat_map(|members| members.to_le_bytes()));
             }
-            Self::Same => out.push(SAME),
-            Self::Digest { from, digest } => {
+            Self::Same {
+                from,
+                members_differ,
+            } => {
+                out.push(SAME);
+                out.push(u8::from(*members_differ));
+                write_name(&mut out, from);
+            }
+            Self::Digest {
+                from,
+                members_differ,
+                digest,
+            } => {
                 out.push(DIGEST);
+                out.push(u8::from(*members_differ));
                 write_name(&mut out, from);
                 out.extend(digest.to_bytes());
             }
@@ -129,15 +158,36 @@ impl Message {
         };
         match bytes[1] {
             ROOT => {
-                let root = <[u8; 8]>::try_from(&rest[..]).map_err(|_| unreadable("root"))?;
-                Ok(Self::Root(u64::from_le_bytes(root)))
+                let (records, rest) = read_number(&rest).ok_or_else(|| unreadable("root"))?;
+                let members = match rest {
+                    [] => None,
+                    rest => match read_number(rest) {
+                        Some((members, [])) => Some(members),
+                        _ => return Err(unreadable("root of members")),
+                    },
+                };
+                Ok(Self::Root { records, members })
             }
-            SAME if rest.is_empty() => Ok(Self::Same),
+            SAME => {
+                let (members_differ, rest) = read_flag(&rest).ok_or_else(|| unreadable("flag"))?;
+                match read_name(&rest) {
+                    Some((from, rest)) if rest.is_empty() => Ok(Self::Same {
+                        from,
+                        members_differ,
+                    }),
+                    _ => Err(unreadable("name")),
+                }
+            }
             DIGEST => {
+                let (members_differ, rest) = read_flag(&rest).ok_or_else(|| unreadable("flag"))?;
                 let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
                 let digest = Digest::from_bytes(&rest).ok_or_else(|| unreadable("digest"))?;
                 let digest = Box::new(digest);
-                Ok(Self::Digest { from, digest })
+                Ok(Self::Digest {
+                    from,
+                    members_differ,
+                    digest,
+                })
             }
             OFFER => {
                 let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
@@ -173,22 +223,67 @@ fn read_name(bytes: &Bytes) -> Option<(String, Bytes)> {
     Some((name, bytes.slice(1 + length..)))
 }
 
-/// What to say first to another of our agents.
-pub fn opening(ours: &Snapshot) -> Bytes {
-    Message::Root(ours.digest.root()).encode()
+fn read_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u64::from_le_bytes(*number), rest))
 }
 
-/// What to reply to `theirs`, the opening of another agent.
+fn read_flag(bytes: &Bytes) -> Option<(bool, Bytes)> {
+    let flag = match bytes.first()? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    Some((flag, bytes.slice(1..)))
+}
+
+/// What to say first to another of our agents. `members` is the digest of our table of members when
+/// it is not shown.
+pub fn opening(ours: &Snapshot, members: Option<u64>) -> Bytes {
+    let records = ours.digest.root();
+    Message::Root { records, members }.encode()
+}
+
+/// What to reply to `theirs`, the opening of another agent, when tables of members are shown.
 pub fn reply(ours: &Snapshot, theirs: &Bytes) -> Bytes {
     if !Message::is(theirs) {
         return json::encode_replica(ours).into();
     }
-    let message = match Message::decode(theirs) {
-        Ok(Message::Root(root)) if root == ours.digest.root() => Message::Same,
-        _ => Message::Digest {
-            from: ours.hostname.to_string(),
+    let same = match Message::decode(theirs) {
+        Ok(Message::Root { records, .. }) => records == ours.digest.root(),
+        _ => false,
+    };
+    answer_root(ours, same, false)
+}
+
+/// The same when they are not, as long as that is how `theirs` opens. `members` is the digest of our
+/// table.
+pub fn brief_reply(ours: &Snapshot, theirs: &Bytes, members: u64) -> Option<Bytes> {
+    match Message::decode(theirs) {
+        Ok(Message::Root {
+            records,
+            members: Some(their_members),
+        }) => {
+            let same = records == ours.digest.root();
+            Some(answer_root(ours, same, their_members != members))
+        }
+        _ => None,
+    }
+}
+
+fn answer_root(ours: &Snapshot, same: bool, members_differ: bool) -> Bytes {
+    let from = ours.hostname.to_string();
+    let message = if same {
+        Message::Same {
+            from,
+            members_differ,
+        }
+    } else {
+        Message::Digest {
+            from,
+            members_differ,
             digest: Box::new(Digest::clone(&ours.digest)),
-        },
+        }
     };
     message.encode()
 }

@@ -137,6 +137,11 @@ impl Registry {
                     }
                 }
                 Action::CatchUp(None) => self.gossip.exchange_with_any(),
+                Action::ExchangeTables { with } => {
+                    if let Some(member) = self.gossip.member(&with) {
+                        self.gossip.exchange_tables(member.addr);
+                    }
+                }
                 Action::Changed(change) => {
                     let service = &change.service;
                     info!(

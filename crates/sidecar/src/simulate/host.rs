@@ -163,6 +163,11 @@ impl Host {
 
     fn carry_out(&mut self, now: Instant, node: &mut Node) -> Vec<StreamRequest> {
         let mut requests = Vec::new();
+        let exchange = |to, full| StreamRequest::PushPull {
+            to,
+            join: false,
+            full,
+        };
         for action in self.core.actions() {
             match action {
                 Action::Broadcast {
@@ -171,33 +176,26 @@ impl Host {
                     priority,
                 } => node.broadcast_with(Some(key), payload, &priority),
                 Action::Send { to, messages } => {
-                    let Some(member) = node.member(&to) else {
-                        continue;
-                    };
-                    let to = member.addr;
-                    requests.extend(
-                        messages
-                            .into_iter()
-                            .map(|payload| StreamRequest::User { to, payload }),
-                    );
-                }
-                Action::Exchange(to) => {
-                    let join = false;
-                    requests.push(StreamRequest::PushPull { to, join });
-                }
-                Action::CatchUp(with) => {
-                    let named = with.and_then(|name| node.member(&name));
-                    match named {
-                        Some(member) => requests.push(StreamRequest::PushPull {
-                            to: member.addr,
-                            join: false,
-                        }),
-                        None => node.exchange_with_any(),
+                    if let Some(to) = node.member(&to).map(|member| member.addr) {
+                        let messages = messages.into_iter();
+                        requests
+                            .extend(messages.map(|payload| StreamRequest::User { to, payload }));
                     }
                 }
+                Action::Exchange(with) => requests.push(exchange(with, false)),
+                Action::ExchangeTables { with } => {
+                    let member = node.member(&with);
+                    requests.extend(member.map(|member| exchange(member.addr, true)));
+                }
+                Action::CatchUp(Some(with)) => {
+                    let member = node.member(&with);
+                    requests.extend(member.map(|member| exchange(member.addr, false)));
+                }
+                Action::CatchUp(None) => node.exchange_with_any(),
                 Action::Changed(change) => {
                     let at = now.saturating_duration_since(self.clock.start);
-                    self.watch.borrow_mut().heard(self.id, &change.service, at);
+                    let mut watch = self.watch.borrow_mut();
+                    watch.heard(self.id, &change.service, at);
                 }
             }
         }
@@ -214,6 +212,7 @@ impl Host {
             .map(|seed| StreamRequest::PushPull {
                 to: *seed,
                 join: true,
+                full: true,
             })
             .collect();
         let alone = self.snapshot().members.size() <= 1;
@@ -268,7 +267,7 @@ impl Application for Host {
     fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
         match peer {
             Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
-                exchange::opening(self.snapshot())
+                exchange::opening(self.snapshot(), None)
             }
             _ => catalog::json::encode_replica(self.snapshot()).into(),
         }
@@ -276,6 +275,15 @@ impl Application for Host {
 
     fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
         exchange::reply(self.snapshot(), theirs)
+    }
+
+    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+        let ours = metadata::is_ours(&peer.meta);
+        ours.then(|| exchange::opening(self.snapshot(), Some(members)))
+    }
+
+    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        exchange::brief_reply(self.snapshot(), theirs, members)
     }
 
     fn restarted(&self, now: Instant) -> Self {

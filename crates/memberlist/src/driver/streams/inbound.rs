@@ -95,7 +95,14 @@ impl Streams {
         let join = remote.join;
         // Ours is written before theirs is merged: a restarted peer must see what we remember.
         let theirs = remote.user_state.clone();
-        let ours = self.our_side(Turn::Reply { theirs, join }).await?;
+        // Nobody's table is empty: its owner is in it.
+        let brief = remote.nodes.is_empty();
+        let turn = Turn::Reply {
+            theirs,
+            join,
+            brief,
+        };
+        let ours = self.our_side(turn).await?;
         // A peer that does not read makes us keep it for a while.
         let mut for_ours = self.reserve();
         for_ours.grow_to(ours.len())?;

@@ -17,8 +17,8 @@ impl Streams {
     /// Does what the node asked for and reports back.
     pub(in crate::driver) async fn carry_out(&self, request: StreamRequest) {
         match request {
-            StreamRequest::PushPull { to, join } => {
-                let result = self.exchange(to, join).await;
+            StreamRequest::PushPull { to, join, full } => {
+                let result = self.exchange(to, join, full).await;
                 if let Err(error) = &result {
                     tracing::debug!(%to, %error, "exchanging states");
                 }
@@ -42,13 +42,14 @@ impl Streams {
         }
     }
 
-    /// Exchanges states with whoever listens at `to`.
+    /// Exchanges states with whoever listens at `to`; both show their tables if it is `full`.
     pub(in crate::driver) async fn exchange(
         &self,
         to: SocketAddr,
         join: bool,
+        full: bool,
     ) -> Result<(), StreamError> {
-        let result = self.try_exchange(to, join).await;
+        let result = self.try_exchange(to, join, full).await;
         match &result {
             Ok(()) => self.shared.meters.exchanges_out.add(1),
             Err(StreamError::Ourselves) => {}
@@ -61,7 +62,12 @@ impl Streams {
         result
     }
 
-    async fn try_exchange(&self, to: SocketAddr, join: bool) -> Result<(), StreamError> {
+    async fn try_exchange(
+        &self,
+        to: SocketAddr,
+        join: bool,
+        full: bool,
+    ) -> Result<(), StreamError> {
         let advertised = SocketAddr::new(self.config.advertise, self.config.port());
         if to == advertised || to == self.config.bind {
             return Err(StreamError::Ourselves);
@@ -72,7 +78,7 @@ impl Streams {
             .await
             .map_err(|_| StreamError::Stopped)?;
         let mut stream = self.dial(to).await?;
-        let ours = self.our_side(Turn::Opening { to, join }).await?;
+        let ours = self.our_side(Turn::Opening { to, join, full }).await?;
         self.write(&mut stream, &ours).await?;
         let (reply, reserved) = self.read(&mut stream, StreamSide::Accepting).await?;
         let remote = match reply {

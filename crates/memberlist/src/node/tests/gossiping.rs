@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::super::gossip::EAGER_MAX;
 use super::super::queue::Priority;
 use super::super::sync::push_pull_scale;
+use super::super::timers::Timer;
 use super::*;
 use crate::wire::{Key, Keyring};
 
@@ -195,6 +196,68 @@ fn without_anyone_to_tell_no_transmit_is_wasted() {
 }
 
 #[test]
+fn who_has_nothing_to_say_is_not_woken() {
+    let mut bench = gossiping();
+    bench.fill(9);
+    assert!(bench.node.poll_timeout().is_some());
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.node.membership_queue_len(), 0);
+    assert_eq!(bench.node.poll_timeout(), None);
+    bench.receive(&suspect("n2", 1, "n9"));
+    let rounds = bench.node.timers.iter();
+    let rounds = rounds.filter(|(_, timer)| **timer == Timer::Gossip).count();
+    assert_eq!(rounds, 1);
+}
+
+#[test]
+fn rounds_keep_their_phase_over_a_silence() {
+    let mut bench = gossiping();
+    bench.fill(9);
+    let first = bench.node.poll_timeout().expect("we are announced");
+    let interval = bench.node.config.gossip_interval;
+    for (millis, silence) in [(5_000, 37), (1, 3_600_000), (199, 1000), (0, 4321)] {
+        bench.pass(Duration::from_secs(5) + MS * silence + MS * millis);
+        assert_eq!(bench.node.poll_timeout(), None, "silent");
+        bench.node.broadcast(None, Bytes::from_static(b"news"));
+        let next = bench.node.poll_timeout().expect("something is queued");
+        assert!(next > bench.now && next <= bench.now + interval);
+        assert_eq!((next - first).as_nanos() % interval.as_nanos(), 0);
+    }
+}
+
+#[test]
+fn the_byte_budget_is_renewed_after_a_silence() {
+    let mut bench = gossiping();
+    bench.fill(9);
+    bench.pass(Duration::from_secs(5));
+    bench.transmits();
+    let budget = bench.node.config.eager_bytes_per_interval;
+    for _ in 0..1000 {
+        bench.node.broadcast(None, Bytes::from(vec![b'x'; 1000]));
+        bench.transmits();
+    }
+    assert!(bench.node.eager_bytes_spent + 4 * 1000 > budget, "spent");
+    bench.pass(Duration::from_secs(60));
+    bench.transmits();
+    assert_eq!(bench.node.poll_timeout(), None, "silent");
+    bench.node.broadcast(None, Bytes::from_static(b"news"));
+    assert_eq!(bench.transmits().len(), 6);
+}
+
+#[test]
+fn a_round_armed_by_an_old_clock_is_no_pause_of_ours() {
+    let mut bench = gossiping();
+    bench.fill(9);
+    bench.pass(Duration::from_secs(5));
+    // Nothing wakes us for an hour, and then something comes without the time.
+    bench.now += Duration::from_secs(3600);
+    bench.node.broadcast(None, Bytes::from_static(b"news"));
+    bench.step();
+    assert_eq!(bench.node.counters().late_wakeups, 0);
+    assert_eq!(bench.node.health_score(), 0);
+}
+
+#[test]
 fn the_dead_are_told_for_a_while_and_the_left_never() {
     let mut bench = gossiping();
     bench.receive(&Message::Alive(alive(2, 1)));
@@ -315,6 +378,7 @@ fn seeds_are_tried_again_until_one_answers() {
     let seed = StreamRequest::PushPull {
         to: address(2),
         join: true,
+        full: true,
     };
     assert_eq!(bench.requests(), [seed], "not ourselves");
     bench.pass(Duration::from_secs(300));
@@ -343,6 +407,7 @@ fn a_forgotten_member_is_looked_for() {
     let wanted = StreamRequest::PushPull {
         to: address(2),
         join: false,
+        full: true,
     };
     let requests = bench.requests();
     assert!(!requests.is_empty());

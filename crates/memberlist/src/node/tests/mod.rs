@@ -3,6 +3,7 @@
 mod gossiping;
 mod lazy;
 mod probing;
+mod syncing;
 mod transitions;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -110,6 +111,7 @@ impl Bench {
             self.step();
         }
         self.now = end;
+        self.node.note_time(end);
     }
 
     fn state(&self, name: &str) -> Option<(NodeState, u32)> {

@@ -1,7 +1,9 @@
 use catalog::Status;
+use memberlist::Event;
 use proptest::prelude::*;
 
 use super::super::{
+    core::{Action, Core},
     fixtures::{now, service},
     metadata::Kind,
     replica::Replica,
@@ -52,16 +54,25 @@ fn records_in(list: &[u8]) -> Vec<Service> {
 /// so.
 fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bool) -> Cost {
     let mut cost = Cost::default();
-    let opening = opening(one.snapshot());
+    let opening = opening(one.snapshot(), Some(1));
     cost.of(vec![opening.clone()]);
-    let reply = cost.of(vec![reply(other.snapshot(), &opening)]);
-    let digest = match &reply[..] {
-        [Message::Same] => return cost,
-        [Message::Digest { digest, from }] => {
-            assert_eq!(from, other.hostname());
-            digest.clone()
-        }
-        reply => panic!("{reply:?}"),
+    let reply = brief_reply(other.snapshot(), &opening, 1).expect("a brief opening");
+    let reply = cost.of(vec![reply]).remove(0);
+    let (Message::Same {
+        from,
+        members_differ,
+    }
+    | Message::Digest {
+        from,
+        members_differ,
+        ..
+    }) = &reply
+    else {
+        panic!("{reply:?}")
+    };
+    assert_eq!((&**from, *members_differ), (other.hostname(), false));
+    let Message::Digest { digest, .. } = reply else {
+        return cost;
     };
     let offers = offers(one.snapshot(), &digest);
     // To whom, and what.
@@ -92,7 +103,7 @@ fn root(replica: &Replica) -> u64 {
 }
 
 #[test]
-fn who_agrees_says_so_in_a_dozen_bytes() {
+fn who_agrees_says_so_in_a_few_bytes() {
     let (mut one, mut other) = (agent("one"), agent("other"));
     for id in 0..1000 {
         for replica in [&mut one, &mut other] {
@@ -100,7 +111,88 @@ fn who_agrees_says_so_in_a_dozen_bytes() {
         }
     }
     let cost = exchange(&mut one, &mut other, || false);
-    assert_eq!((cost.messages, cost.bytes), (2, 12));
+    assert_eq!((cost.messages, cost.bytes), (2, 18 + 9));
+}
+
+/// Whether the reply to `opening` says that the records are the same, and that the tables are not.
+fn verdict(reply: &Bytes) -> (bool, bool) {
+    match Message::decode(reply) {
+        Ok(Message::Same { members_differ, .. }) => (true, members_differ),
+        Ok(Message::Digest { members_differ, .. }) => (false, members_differ),
+        reply => panic!("{reply:?}"),
+    }
+}
+
+#[test]
+fn records_and_tables_are_compared_apart() {
+    let (one, mut other) = (agent("one"), agent("other"));
+    for same in [true, false] {
+        if !same {
+            hear(&mut other, record("h0", 1, 150, Status::Alive));
+        }
+        let ours = other.snapshot();
+        for (members, differ) in [(7, false), (8, true)] {
+            let opening = opening(one.snapshot(), Some(7));
+            let reply = brief_reply(ours, &opening, members).expect("a brief opening");
+            assert_eq!(verdict(&reply), (same, differ));
+        }
+        // Where tables are shown they are not compared, and who shows one is shown ours.
+        for members in [None, Some(7)] {
+            let opening = opening(one.snapshot(), members);
+            assert_eq!(verdict(&reply(ours, &opening)), (same, false));
+        }
+        assert_eq!(brief_reply(ours, &opening(one.snapshot(), None), 7), None);
+    }
+    let ours = one.snapshot();
+    for other in [
+        Bytes::new(),
+        Bytes::from_static(b"{\"Servers\":{}}"),
+        Bytes::from_static(b"\xd1R1234567"),
+        Message::Same {
+            from: "one".to_owned(),
+            members_differ: true,
+        }
+        .encode(),
+    ] {
+        assert_eq!(brief_reply(ours, &other, 7), None, "{other:?}");
+    }
+}
+
+#[test]
+fn tables_that_differ_are_shown_once_for_each_exchange_and_not_more_often_than_every_second() {
+    let mut core = Core::new(agent("one"), Arc::default(), 1);
+    let mut heard = |message: Message, at: u64| -> Vec<String> {
+        let event = Event::RemoteState {
+            state: message.encode(),
+            join: false,
+        };
+        core.gossip(event, now(at));
+        let actions = core.actions().into_iter();
+        let shown = actions.filter_map(|action| match action {
+            Action::ExchangeTables { with } => Some(with),
+            _ => None,
+        });
+        shown.collect()
+    };
+    let same = |members_differ| Message::Same {
+        from: "h0".to_owned(),
+        members_differ,
+    };
+    let digest = |members_differ| Message::Digest {
+        from: "h1".to_owned(),
+        members_differ,
+        digest: Box::default(),
+    };
+    assert_eq!(heard(same(false), 200), [""; 0]);
+    assert_eq!(heard(digest(false), 200), [""; 0]);
+    assert_eq!(heard(same(true), 200), ["h0"]);
+    assert_eq!(heard(digest(true), 200), [""; 0], "a flood of replies");
+    assert_eq!(heard(digest(true), 201), ["h1"]);
+    // The exchange that follows says nothing about tables, and so ends it.
+    let (one, other) = (agent("one"), agent("h1"));
+    let full = reply(other.snapshot(), &opening(one.snapshot(), None));
+    let full = Message::decode(&full).expect("our own message");
+    assert_eq!(heard(full, 210), [""; 0]);
 }
 
 #[test]
@@ -188,14 +280,23 @@ fn what_others_say_is_not_taken_for_ours() {
         assert!(!Message::is(&[kind, b'R']), "a message of Serf");
     }
     assert!(!Message::is(b"{\"Servers\":{}}"));
-    assert!(Message::is(&Message::Same.encode()));
+    let same = Message::Same {
+        from: "h0".to_owned(),
+        members_differ: false,
+    };
+    assert!(Message::is(&same.encode()));
 }
 
 #[test]
 fn what_cannot_be_read_is_refused() {
     let digest = Box::new(Digest::default());
     let from = "h0".to_owned();
-    let good = Message::Digest { from, digest }.encode();
+    let good = Message::Digest {
+        from,
+        members_differ: false,
+        digest,
+    };
+    let good = good.encode();
     assert!(Message::decode(&good).is_ok());
     let mut long = good.to_vec();
     long.push(0);
@@ -205,7 +306,12 @@ fn what_cannot_be_read_is_refused() {
         b"{}",
         b"\xd1X",
         b"\xd1R1234567",
-        b"\xd1S.",
+        b"\xd1R12345678a",
+        b"\xd1R12345678abcdefghi",
+        b"\xd1S",
+        b"\xd1S\x00",
+        b"\xd1S\x02\x02h0",
+        b"\xd1S\x00\x02h0.",
         b"\xd1O\xff",
         b"\xd1O\x02h0",
         b"\xd1A\x02\xff\xff[]",
