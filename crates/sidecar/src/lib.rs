@@ -21,4 +21,5 @@ pub mod net;
 pub mod proxy;
 pub mod routes;
 pub mod sample_service;
+pub mod simulate;
 pub mod throttle;
