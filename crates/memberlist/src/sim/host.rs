@@ -99,6 +99,17 @@ impl Traffic {
         self.stream_bytes += length as u64 + 40 * segments + 120;
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            datagrams: self.datagrams + other.datagrams,
+            datagram_bytes: self.datagram_bytes + other.datagram_bytes,
+            streams: self.streams + other.streams,
+            stream_bytes: self.stream_bytes + other.stream_bytes,
+        }
+    }
+
     /// All bytes.
     pub fn bytes(&self) -> u64 {
         self.datagram_bytes + self.stream_bytes

@@ -8,16 +8,16 @@ use super::cluster::Cluster;
 
 /// Wrong beliefs, summed over all hosts that are up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Audit {
+pub(super) struct Audit {
     /// Instances that run on a host that is up, and that somebody does not show, or not as they are.
-    pub lost: usize,
+    pub(super) lost: usize,
     /// Instances that somebody shows and that do not run.
-    pub zombies: usize,
+    pub(super) zombies: usize,
 }
 
 impl Cluster {
     /// Looks at everybody.
-    pub fn audit(&self) -> Audit {
+    pub(super) fn audit(&self) -> Audit {
         let truth: BTreeMap<(&str, &str), Status> = self
             .running()
             .flat_map(|(_, host)| host.own())

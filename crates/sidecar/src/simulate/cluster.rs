@@ -8,7 +8,7 @@ use std::{
 };
 
 use catalog::{Author, Now, Port, Service, State, Status, Timestamp, Upkeep};
-use memberlist::sim::{Faults, HostId, Network, Tally};
+use memberlist::sim::{Faults, HostId, Network, Tally, Traffic};
 
 use super::{
     host::{Host, Setting, WallClock},
@@ -27,7 +27,7 @@ const SEEDS: usize = 3;
 
 /// See the module documentation.
 #[derive(Debug)]
-pub struct Cluster {
+pub(super) struct Cluster {
     network: Network<Host>,
     watch: Rc<RefCell<Watch>>,
     seeds: Vec<HostId>,
@@ -41,7 +41,7 @@ impl Cluster {
     ///
     /// # Errors
     /// A setting the gossip refuses.
-    pub fn formed(
+    pub(super) fn formed(
         hosts: usize,
         services: usize,
         seed: u64,
@@ -80,7 +80,7 @@ impl Cluster {
         }
         let seeds: Vec<HostId> = (0..SEEDS.min(hosts)).collect();
         let addresses: Rc<[SocketAddr]> = seeds.iter().map(|id| network.addr(*id)).collect();
-        let watch = Rc::new(RefCell::new(Watch::default()));
+        let watch = Rc::new(RefCell::new(Watch::new(u32::try_from(hosts - 1)?)));
         for id in 0..hosts {
             let clock = WallClock {
                 start,
@@ -109,47 +109,42 @@ impl Cluster {
     }
 
     /// Hosts there are, up or down.
-    pub fn hosts(&self) -> usize {
+    pub(super) fn hosts(&self) -> usize {
         self.network.hosts_len()
     }
 
     /// Hosts others join through.
-    pub fn seeds(&self) -> &[HostId] {
+    pub(super) fn seeds(&self) -> &[HostId] {
         &self.seeds
     }
 
     /// Virtual time since the start.
-    pub fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.network.elapsed()
     }
 
     /// Lets time pass.
-    pub fn run_for(&mut self, time: Duration) {
+    pub(super) fn run_for(&mut self, time: Duration) {
         self.network.run_for(time);
     }
 
     /// The network and its faults.
-    pub fn network(&mut self) -> &mut Network<Host> {
+    pub(super) fn network(&mut self) -> &mut Network<Host> {
         &mut self.network
     }
 
     /// What spreads.
-    pub fn watch(&self) -> std::cell::Ref<'_, Watch> {
+    pub(super) fn watch(&self) -> std::cell::Ref<'_, Watch> {
         self.watch.borrow()
     }
 
-    /// temp
-    pub fn summary(&self) -> String {
-        self.watch.borrow_mut().spread.summary()
-    }
-
     /// Everything that has happened so far on the network.
-    pub fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> Tally {
         self.network.tally()
     }
 
     /// The hosts that are up.
-    pub fn running(&self) -> impl Iterator<Item = (HostId, &Host)> {
+    pub(super) fn running(&self) -> impl Iterator<Item = (HostId, &Host)> {
         self.network
             .running()
             .filter_map(|(id, _)| Some((id, self.network.application(id)?)))
@@ -157,7 +152,7 @@ impl Cluster {
 
     /// Changes what runs on a host. When `watched`, everybody who is up is expected to hear of what
     /// it says about `instance` from now on.
-    pub fn edit(
+    pub(super) fn edit(
         &mut self,
         id: HostId,
         instance: &str,
@@ -184,7 +179,7 @@ impl Cluster {
     }
 
     /// Alive becomes unhealthy and the other way round, as after a check.
-    pub fn flip(&mut self, id: HostId, service: usize, watched: bool) {
+    pub(super) fn flip(&mut self, id: HostId, service: usize, watched: bool) {
         let instance = instance_id(id, service);
         self.edit(id, &instance.clone(), watched, |own| {
             for service in own.iter_mut().filter(|own| own.id == instance) {
@@ -197,7 +192,7 @@ impl Cluster {
     }
 
     /// The host is gone without a word.
-    pub fn crash(&mut self, id: HostId) {
+    pub(super) fn crash(&mut self, id: HostId) {
         self.network.crash(id);
     }
 
@@ -205,20 +200,20 @@ impl Cluster {
     ///
     /// # Errors
     /// A setting the gossip refuses.
-    pub fn restart(&mut self, id: HostId) -> anyhow::Result<()> {
+    pub(super) fn restart(&mut self, id: HostId) -> anyhow::Result<()> {
         self.network.restart(id)?;
         Ok(())
     }
 
     /// A host says goodbye.
-    pub fn leave(&mut self, id: HostId) {
+    pub(super) fn leave(&mut self, id: HostId) {
         self.network
             .with_application(id, |host, now, node| host.farewell(now, node));
         self.network.with(id, |node, now| node.leave(now));
     }
 
     /// Whether all who are up know exactly each other and the same live records.
-    pub fn agreed(&self) -> bool {
+    pub(super) fn agreed(&self) -> bool {
         let up = self.network.running().count();
         let mut roots = self.running().map(|(_, host)| host.snapshot());
         let Some(first) = roots.next() else {
@@ -230,28 +225,33 @@ impl Cluster {
             })
     }
 
-    /// Bytes each host that is up has sent since this was asked last, smallest first.
-    pub fn account(&mut self) -> Vec<u64> {
+    /// Everything all hosts have sent so far.
+    pub(super) fn traffic(&self) -> Traffic {
+        let hosts = 0..self.hosts();
+        hosts
+            .map(|id| self.network.traffic(id))
+            .fold(Traffic::default(), Traffic::plus)
+    }
+
+    /// Bytes each host that is up has sent since this was asked last.
+    pub(super) fn account(&mut self) -> Vec<u64> {
         let up: Vec<HostId> = self.network.running().map(|(id, _)| id).collect();
-        let mut sent: Vec<u64> = up
-            .into_iter()
+        up.into_iter()
             .map(|id| {
                 let bytes = self.network.traffic(id).bytes();
                 bytes - std::mem::replace(&mut self.accounted[id], bytes)
             })
-            .collect();
-        sent.sort_unstable();
-        sent
+            .collect()
     }
 }
 
 /// Name of a simulated host.
-pub fn name(id: HostId) -> String {
+pub(super) fn name(id: HostId) -> String {
     format!("host-{id:05}")
 }
 
 /// ID of an instance.
-pub fn instance_id(host: HostId, service: usize) -> String {
+pub(super) fn instance_id(host: HostId, service: usize) -> String {
     format!("{host:06x}{service:06x}")
 }
 

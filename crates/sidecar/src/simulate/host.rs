@@ -35,13 +35,13 @@ const JOIN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// What a host's clock shows at the start of the simulation, and what that is called in virtual time.
 #[derive(Debug, Clone, Copy)]
-pub struct WallClock {
+pub(super) struct WallClock {
     /// The start in virtual time.
-    pub start: Instant,
+    pub(super) start: Instant,
     /// What a right clock shows at the start.
-    pub epoch: Timestamp,
+    pub(super) epoch: Timestamp,
     /// By how much this one is ahead, in nanoseconds.
-    pub ahead_ns: i128,
+    pub(super) ahead_ns: i128,
 }
 
 impl WallClock {
@@ -57,7 +57,7 @@ impl WallClock {
 
 /// The agent of a simulated host.
 #[derive(Debug)]
-pub struct Host {
+pub(super) struct Host {
     id: HostId,
     name: String,
     core: Core,
@@ -75,21 +75,26 @@ pub struct Host {
 
 /// What a [`Host`] is made of.
 #[derive(Debug)]
-pub struct Setting {
+pub(super) struct Setting {
     /// Its number in the network.
-    pub id: HostId,
+    pub(super) id: HostId,
     /// Its clock.
-    pub clock: WallClock,
+    pub(super) clock: WallClock,
     /// Whom it joins through after a restart.
-    pub seeds: Rc<[SocketAddr]>,
+    pub(super) seeds: Rc<[SocketAddr]>,
     /// Who is told what becomes known.
-    pub watch: Rc<RefCell<Watch>>,
+    pub(super) watch: Rc<RefCell<Watch>>,
 }
 
 impl Host {
     /// A host that has been part of its cluster for long: `replica` has everything already, what
     /// runs here included.
-    pub fn settled(setting: Setting, replica: Replica, own: Vec<Service>, now: Instant) -> Self {
+    pub(super) fn settled(
+        setting: Setting,
+        replica: Replica,
+        own: Vec<Service>,
+        now: Instant,
+    ) -> Self {
         let mut host = Self {
             id: setting.id,
             name: replica.hostname().to_owned(),
@@ -111,17 +116,17 @@ impl Host {
     }
 
     /// What it knows.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub(super) fn snapshot(&self) -> &Snapshot {
         self.core.snapshot()
     }
 
     /// What runs on it.
-    pub fn own(&self) -> &[Service] {
+    pub(super) fn own(&self) -> &[Service] {
         &self.own
     }
 
     /// What runs here changes: `change` gets the list, and what differs afterwards is announced.
-    pub fn edit(
+    pub(super) fn edit(
         &mut self,
         now: Instant,
         node: &mut Node,
@@ -147,7 +152,7 @@ impl Host {
     }
 
     /// Declares everything that runs here gone; the node is to leave next.
-    pub fn farewell(&mut self, now: Instant, node: &mut Node) -> Vec<StreamRequest> {
+    pub(super) fn farewell(&mut self, now: Instant, node: &mut Node) -> Vec<StreamRequest> {
         self.core.farewell(self.clock.now(now));
         self.carry_out(now, node)
     }

@@ -28,7 +28,7 @@ const PARTITION_LASTS: Duration = Duration::from_secs(5);
 
 /// A cluster and its story.
 #[derive(Debug)]
-pub struct Story<'a, P> {
+pub(super) struct Story<'a, P> {
     cluster: Cluster,
     options: &'a Options,
     rng: Pcg64Mcg,
@@ -42,14 +42,14 @@ pub struct Story<'a, P> {
 }
 
 /// Is told what goes on, how far in virtual time it is, and until when it goes at most.
-pub trait Progress {
+pub(super) trait Progress {
     /// Called often.
     fn at(&mut self, act: &str, elapsed: Duration, end: Duration);
 }
 
 impl<'a, P: Progress> Story<'a, P> {
     /// About this cluster.
-    pub fn new(cluster: Cluster, options: &'a Options, progress: P) -> Self {
+    pub(super) fn new(cluster: Cluster, options: &'a Options, progress: P) -> Self {
         Self {
             rng: Pcg64Mcg::seed_from_u64(options.seed ^ 0x5706),
             cluster,
@@ -67,7 +67,7 @@ impl<'a, P: Progress> Story<'a, P> {
     ///
     /// # Errors
     /// A setting the gossip refuses.
-    pub fn tell(mut self) -> anyhow::Result<(Cluster, Vec<Phase>, Vec<TrafficSample>)> {
+    pub(super) fn tell(mut self) -> anyhow::Result<(Cluster, Vec<Phase>, Vec<TrafficSample>)> {
         let duration = |seconds| self.options.duration.unwrap_or(seconds * SECOND);
         match self.options.scenario {
             Scenario::Idle => {
@@ -332,19 +332,12 @@ impl<'a, P: Progress> Story<'a, P> {
     /// Once a second, what everybody has sent.
     fn sample(&mut self) {
         let elapsed = self.cluster.elapsed();
-        let time = (elapsed - self.sampled).as_secs_f64();
-        if time < 1.0 {
+        if elapsed - self.sampled < SECOND {
             return;
         }
-        self.sampled = elapsed;
-        let sent = self.cluster.account();
-        let rate = |bytes: u64| bytes as f64 / time;
-        let Some(&most) = sent.last() else { return };
-        self.traffic.push(TrafficSample {
-            at_s: elapsed.as_secs_f64(),
-            mean_bytes_per_host_per_s: rate(sent.iter().sum()) / sent.len() as f64,
-            p99_bytes_per_host_per_s: rate(sent[(sent.len() - 1) * 99 / 100]),
-            max_bytes_per_host_per_s: rate(most),
-        });
+        let window = elapsed - std::mem::replace(&mut self.sampled, elapsed);
+        let mut sent = self.cluster.account();
+        let sample = TrafficSample::of_window(elapsed, window, &mut sent);
+        self.traffic.extend(sample);
     }
 }
