@@ -66,6 +66,8 @@ pub(super) struct Host {
     clock: WallClock,
     seeds: Rc<[SocketAddr]>,
     joined: bool,
+    /// Whether seeds were tried in this life.
+    attempted: bool,
     /// When the seeds that are missing are tried next.
     join_at: Option<Instant>,
     join_pause: Duration,
@@ -103,6 +105,7 @@ impl Host {
             clock: setting.clock,
             seeds: setting.seeds,
             joined: true,
+            attempted: true,
             join_at: Some(now + JOIN_PAUSE_MAX.mul_f64(setting.id as f64 % 64.0 / 64.0)),
             join_pause: JOIN_PAUSE_MAX,
             lives: 1,
@@ -262,6 +265,11 @@ impl Application for Host {
     fn handle_timeout(&mut self, now: Instant, node: &mut Node) -> Vec<StreamRequest> {
         let mut requests = Vec::new();
         if self.join_at.is_some_and(|at| at <= now) {
+            if self.attempted {
+                // Nobody has answered so far, and what runs here is to be known some time.
+                self.join_done(now);
+            }
+            self.attempted = true;
             requests = self.join(now, node);
         }
         self.core.tick(self.clock.now(now));
@@ -305,6 +313,7 @@ impl Application for Host {
             clock: self.clock,
             seeds: self.seeds.clone(),
             joined: false,
+            attempted: false,
             join_at: Some(now),
             join_pause: JOIN_PAUSE / 2,
             lives,
