@@ -15,6 +15,8 @@ mod audit;
 mod cluster;
 mod host;
 pub mod options;
+pub mod plot;
+pub mod progress;
 pub mod report;
 mod scenario;
 pub mod table;
@@ -35,16 +37,33 @@ use rand_pcg::Pcg64Mcg;
 use self::{
     cluster::Cluster,
     options::{Options, word},
+    progress::{Mode, Progress},
     report::{Report, Settings, Totals},
-    scenario::{Progress, Story},
+    scenario::Story,
 };
 
-/// Runs it and prints what came of it.
+/// Columns of a terminal, as most have at least.
+const TERMINAL_COLUMNS: usize = 80;
+
+/// Runs it, prints what came of it, and draws it when that is wanted.
 ///
 /// # Errors
 /// The picture or the report cannot be written, or the simulation miscounts.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let report = simulate(options, Bar)?;
+    let mut err = std::io::stderr();
+    let mode = if err.is_terminal() {
+        Mode::Terminal(TERMINAL_COLUMNS)
+    } else {
+        Mode::Plain
+    };
+    let total = options.expected_time();
+    let mut teller = Teller(Progress::new(&mut err, mode, total), String::new());
+    let report = simulate(options, &mut teller)?;
+    teller.0.finish();
+    if let Some(path) = &options.plot {
+        std::fs::write(path, plot::svg(&report))
+            .with_context(|| format!("the picture cannot be written to {}", path.display()))?;
+    }
     let mut out = std::io::stdout().lock();
     let text = if options.json {
         report.json()
@@ -52,24 +71,31 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         table::text(&report, out.is_terminal())
     };
     out.write_all(text.as_bytes())
-        .context("the report cannot be printed")?;
-    Ok(())
+        .context("the report cannot be printed")
 }
 
-struct Bar;
-impl Progress for Bar {
-    fn at(&mut self, _act: &str, _elapsed: Duration, _end: Duration) {}
+/// Tells the progress what the story tells.
+struct Teller<'a>(Progress<'a>, String);
+
+impl scenario::Listener for Teller<'_> {
+    fn at(&mut self, act: &str, elapsed: Duration) {
+        if self.1 != act {
+            act.clone_into(&mut self.1);
+            self.0.phase(act);
+        }
+        self.0.advance(elapsed);
+    }
 }
 
 /// Runs it.
-fn simulate(options: &Options, progress: impl Progress) -> anyhow::Result<Report> {
+fn simulate(options: &Options, listener: &mut impl scenario::Listener) -> anyhow::Result<Report> {
     let begin = (Instant::now(), usage::processor_time());
     let hosts = options.hosts as usize;
     let services = options.services as usize;
     let faults = options.network.faults();
     let ahead = skews(options);
     let cluster = Cluster::formed(hosts, services, options.seed, faults, ahead)?;
-    let (cluster, phases, traffic) = Story::new(cluster, options, progress).tell()?;
+    let (cluster, phases, traffic) = Story::new(cluster, options, listener).tell()?;
     let virtual_s = cluster.elapsed().as_secs_f64();
     let (audit, sent, tally) = (cluster.audit(), cluster.traffic(), cluster.tally());
     let spread = cluster.watch().spread()?;

@@ -45,6 +45,28 @@ pub struct Options {
     pub plot: Option<PathBuf>,
 }
 
+impl Options {
+    /// How long the scenario goes on.
+    pub fn time(&self) -> Duration {
+        let default = match self.scenario {
+            Scenario::Change | Scenario::Churn | Scenario::Join => 10,
+            Scenario::Deploy => 20,
+            Scenario::Idle | Scenario::Rack | Scenario::Restart => 60,
+            Scenario::Partition => 120,
+        };
+        self.duration.unwrap_or(Duration::from_secs(default))
+    }
+
+    /// About how long that takes with what comes before and after it.
+    pub fn expected_time(&self) -> Duration {
+        let more = match self.scenario {
+            Scenario::Join | Scenario::Restart | Scenario::Partition => 2,
+            _ => 0,
+        };
+        self.time() + Duration::from_secs(more)
+    }
+}
+
 /// What is between the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NetworkProfile {

@@ -28,34 +28,34 @@ const PARTITION_LASTS: Duration = Duration::from_secs(5);
 
 /// A cluster and its story.
 #[derive(Debug)]
-pub(super) struct Story<'a, P> {
+pub(super) struct Story<'a, L> {
     cluster: Cluster,
     options: &'a Options,
     rng: Pcg64Mcg,
-    progress: P,
-    /// Name of what goes on, and when it will be over.
-    act: (String, Duration),
+    listener: &'a mut L,
+    /// Name of what goes on.
+    act: String,
     phases: Vec<Phase>,
     traffic: Vec<TrafficSample>,
     sampled: Duration,
     cut: bool,
 }
 
-/// Is told what goes on, how far in virtual time it is, and until when it goes at most.
-pub(super) trait Progress {
+/// Is told what goes on, and how far in virtual time it is.
+pub(super) trait Listener {
     /// Called often.
-    fn at(&mut self, act: &str, elapsed: Duration, end: Duration);
+    fn at(&mut self, act: &str, elapsed: Duration);
 }
 
-impl<'a, P: Progress> Story<'a, P> {
+impl<'a, L: Listener> Story<'a, L> {
     /// About this cluster.
-    pub(super) fn new(cluster: Cluster, options: &'a Options, progress: P) -> Self {
+    pub(super) fn new(cluster: Cluster, options: &'a Options, listener: &'a mut L) -> Self {
         Self {
             rng: Pcg64Mcg::seed_from_u64(options.seed ^ 0x5706),
             cluster,
             options,
-            progress,
-            act: (String::new(), Duration::ZERO),
+            listener,
+            act: String::new(),
             phases: Vec::new(),
             traffic: Vec::new(),
             sampled: Duration::ZERO,
@@ -68,26 +68,25 @@ impl<'a, P: Progress> Story<'a, P> {
     /// # Errors
     /// A setting the gossip refuses.
     pub(super) fn tell(mut self) -> anyhow::Result<(Cluster, Vec<Phase>, Vec<TrafficSample>)> {
-        let duration = |seconds| self.options.duration.unwrap_or(seconds * SECOND);
+        let time = self.options.time();
         match self.options.scenario {
             Scenario::Idle => {
-                let time = duration(60);
-                self.begin("idle", time);
+                self.begin("idle");
                 self.run(time);
             }
-            Scenario::Change => self.changes(duration(10)),
-            Scenario::Churn => self.churn(duration(10)),
-            Scenario::Deploy => self.deploy(duration(20)),
+            Scenario::Change => self.changes(time),
+            Scenario::Churn => self.churn(time),
+            Scenario::Deploy => self.deploy(time),
             Scenario::Join => self.join()?,
-            Scenario::Rack => self.rack(duration(60))?,
-            Scenario::Restart => self.restart(duration(60))?,
-            Scenario::Partition => self.partition(duration(120)),
+            Scenario::Rack => self.rack(time)?,
+            Scenario::Restart => self.restart(time)?,
+            Scenario::Partition => self.partition(time),
         }
         Ok((self.cluster, self.phases, self.traffic))
     }
 
     fn changes(&mut self, time: Duration) {
-        self.begin("changes", time);
+        self.begin("changes");
         let end = self.cluster.elapsed() + time;
         while self.cluster.elapsed() < end {
             let (host, service) = (self.random_host(), self.random_service());
@@ -99,7 +98,7 @@ impl<'a, P: Progress> Story<'a, P> {
     }
 
     fn churn(&mut self, time: Duration) {
-        self.begin("churn", time);
+        self.begin("churn");
         let (hosts, services) = (self.cluster.hosts(), self.options.services as usize);
         let places: Vec<(HostId, usize)> = (0..CHURNING)
             .map(|at| (at * hosts / CHURNING % hosts, at % services))
@@ -117,7 +116,7 @@ impl<'a, P: Progress> Story<'a, P> {
     }
 
     fn deploy(&mut self, time: Duration) {
-        self.begin("deployment", time);
+        self.begin("deployment");
         let instances = self.cluster.hosts().min(DEPLOYED_MAX);
         let mut hosts: Vec<HostId> = (0..self.cluster.hosts()).collect();
         hosts.shuffle(&mut self.rng);
@@ -144,7 +143,7 @@ impl<'a, P: Progress> Story<'a, P> {
 
     fn join(&mut self) -> anyhow::Result<()> {
         let last = self.cluster.hosts() - 1;
-        self.begin("host leaves", SECOND);
+        self.begin("host leaves");
         self.cluster.leave(last);
         self.until(
             "a host that leaves is gone everywhere",
@@ -159,7 +158,7 @@ impl<'a, P: Progress> Story<'a, P> {
         );
         self.run(5 * SECOND);
         self.cluster.crash(last);
-        self.begin("host joins", SECOND);
+        self.begin("host joins");
         self.cluster.restart(last)?;
         self.until(
             "a host that starts agrees with all others",
@@ -172,7 +171,7 @@ impl<'a, P: Progress> Story<'a, P> {
     fn rack(&mut self, time: Duration) -> anyhow::Result<()> {
         let hosts = self.cluster.hosts();
         let rack: Vec<HostId> = (hosts - (hosts / 20).max(1)..hosts).collect();
-        self.begin("before", 2 * SECOND);
+        self.begin("before");
         self.run(2 * SECOND);
         for &host in &rack {
             self.cluster.crash(host);
@@ -182,13 +181,13 @@ impl<'a, P: Progress> Story<'a, P> {
             let mut others = cluster.running().map(|(_, host)| host.snapshot());
             others.all(|snapshot| snapshot.members.size() == left)
         };
-        self.begin("rack is dead", time);
+        self.begin("rack is dead");
         self.until("the dead are known to be dead everywhere", 2 * time, know);
         self.run(5 * SECOND);
         for &host in &rack {
             self.cluster.restart(host)?;
         }
-        self.begin("rack returns", time);
+        self.begin("rack returns");
         self.until(
             "all agree after the rack is back",
             2 * time,
@@ -199,12 +198,12 @@ impl<'a, P: Progress> Story<'a, P> {
 
     fn restart(&mut self, time: Duration) -> anyhow::Result<()> {
         let hosts = self.cluster.hosts();
-        self.begin("before", SECOND);
+        self.begin("before");
         self.run(SECOND);
         for host in 0..hosts {
             self.cluster.crash(host);
         }
-        self.begin("restart", time);
+        self.begin("restart");
         // The seeds come first, as nobody finds the others without them.
         let mut order: Vec<HostId> = (self.cluster.seeds().len()..hosts).collect();
         order.shuffle(&mut self.rng);
@@ -214,7 +213,7 @@ impl<'a, P: Progress> Story<'a, P> {
             self.cluster.restart(host)?;
             self.run(pause);
         }
-        self.begin("after the last start", PATIENCE);
+        self.begin("after the last start");
         self.until(
             "all agree after the last start",
             2 * PATIENCE,
@@ -226,7 +225,7 @@ impl<'a, P: Progress> Story<'a, P> {
     fn partition(&mut self, time: Duration) {
         let parts = self.rng.random_range(2..=4);
         let sides = self.sides(parts);
-        self.begin("in parts", time);
+        self.begin("in parts");
         self.cluster.network().split(sides, Vec::new());
         let end = self.cluster.elapsed() + time;
         while self.cluster.elapsed() < end {
@@ -235,7 +234,7 @@ impl<'a, P: Progress> Story<'a, P> {
             self.run(SECOND);
         }
         self.cluster.network().heal();
-        self.begin("together again", PATIENCE);
+        self.begin("together again");
         let alone: Vec<usize> = self
             .cluster
             .running()
@@ -270,13 +269,13 @@ impl<'a, P: Progress> Story<'a, P> {
         self.rng.random_range(0..self.options.services as usize)
     }
 
-    fn begin(&mut self, act: &str, expected: Duration) {
-        self.act = (act.to_owned(), self.cluster.elapsed() + expected);
+    fn begin(&mut self, act: &str) {
+        act.clone_into(&mut self.act);
     }
 
     /// Waits for all who have not heard of a change.
     fn wait_for_news(&mut self) {
-        self.act.0 = "the last to hear".to_owned();
+        self.begin("the last to hear");
         let end = self.cluster.elapsed() + PATIENCE;
         while self.cluster.elapsed() < end && self.cluster.watch().pending() > 0 {
             self.run(LOOK);
@@ -308,8 +307,7 @@ impl<'a, P: Progress> Story<'a, P> {
             let step = LOOK.min(end - self.cluster.elapsed());
             self.cluster.run_for(step);
             self.sample();
-            let (act, until) = &self.act;
-            self.progress.at(act, self.cluster.elapsed(), *until);
+            self.listener.at(&self.act, self.cluster.elapsed());
         }
     }
 
