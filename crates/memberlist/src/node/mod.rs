@@ -52,7 +52,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-pub(crate) use self::acquaint::Known;
+pub(crate) use self::acquaint::{Acquaintances, Known};
 pub use self::config::{
     CLUSTER_NAME_BYTES_MAX, Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile,
     STREAM_USER_BYTES_MAX,
