@@ -41,7 +41,6 @@ impl Known {
             announced: self.announced.clone(),
             state_change: now,
             suspicion: None,
-            answered: None,
             incarnation: self.incarnation,
             state: self.state,
         }

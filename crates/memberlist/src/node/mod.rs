@@ -68,7 +68,7 @@ use self::membership::Origin;
 use self::probe::{Probe, Relay};
 use self::queue::TransmitQueue;
 use self::sync::{Rejoin, push_pull_scale};
-use self::table::Table;
+use self::table::{Answered, Table};
 use self::timers::{Timer, Timers};
 use crate::wire::message::{Dead, Message, MessageRef, Ping};
 use crate::wire::{ClusterFilter, PacketBuilder, WireError, read_packet};
@@ -177,6 +177,8 @@ pub struct Node {
     gossip_phase: Instant,
 
     table: Table,
+    /// By name; only of nodes in the table.
+    answered: BTreeMap<String, Answered>,
     /// Grows whenever [`Node::members`] may have changed.
     members_version: u64,
     digest: digest::Cached,
@@ -231,6 +233,7 @@ impl Node {
             clock: now,
             gossip_phase: now,
             table: Table::default(),
+            answered: BTreeMap::new(),
             members_version: 0,
             digest: digest::Cached::default(),
             incarnation: 0,

@@ -3,6 +3,7 @@
 //! anew.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// No place; lists are shorter.
 const EMPTY: u32 = u32::MAX;
@@ -10,8 +11,9 @@ const EMPTY: u32 = u32::MAX;
 /// Places by the hash of their names, with linear probing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    /// A power of two, at least four thirds of the list; or none at all.
-    slots: Box<[u32]>,
+    /// A power of two, at least four thirds of the list; or none at all. Shared among the copies of
+    /// an index until they change.
+    slots: Arc<[u32]>,
     /// Peers choose names: with known keys they could make all of them collide. Nothing depends
     /// on the order of the slots, so that equal inputs still give equal outputs.
     keys: RandomState,
@@ -35,10 +37,9 @@ impl Names {
     /// The list has changed altogether, and is this long now.
     pub(super) fn rebuild<'a>(&mut self, length: usize, name_at: impl Fn(usize) -> &'a str) {
         let size = (length * 4 / 3 + 1).next_power_of_two().max(8);
-        if size == self.slots.len() {
-            self.slots.fill(EMPTY);
-        } else {
-            self.slots = vec![EMPTY; size].into_boxed_slice();
+        match Arc::get_mut(&mut self.slots) {
+            Some(slots) if slots.len() == size => slots.fill(EMPTY),
+            _ => self.slots = std::iter::repeat_n(EMPTY, size).collect(),
         }
         for place in 0..length {
             self.set(name_at(place), place);
@@ -49,7 +50,7 @@ impl Names {
     fn set(&mut self, name: &str, place: usize) {
         let found = self.slot(name, |_| false);
         if let (Some(slot), Ok(place)) = (found, u32::try_from(place)) {
-            self.slots[slot] = place;
+            Arc::make_mut(&mut self.slots)[slot] = place;
         }
     }
 

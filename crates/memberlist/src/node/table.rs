@@ -53,12 +53,11 @@ pub(super) struct Entry {
     /// When `state` changed last; metadata and incarnation do not touch it.
     pub(super) state_change: Instant,
     pub(super) suspicion: Option<Box<Suspicion>>,
-    pub(super) answered: Option<Box<Answered>>,
     pub(super) incarnation: u32,
     pub(super) state: NodeState,
 }
 
-/// What must not be repeated all the time.
+/// What must not be repeated all the time about one node. Few nodes have any of this.
 #[derive(Debug, Default)]
 pub(super) struct Answered {
     /// When a stale announcement of this node was last answered with our accusation or, for
@@ -82,7 +81,6 @@ impl Entry {
         Self {
             state_change: now,
             suspicion: None,
-            answered: None,
             incarnation: alive.incarnation,
             state: NodeState::Alive,
             announced: Arc::new(announced(alive)),
@@ -97,11 +95,6 @@ impl Entry {
         if !same {
             self.announced = Arc::new(announced(alive.clone()));
         }
-    }
-
-    /// What was answered when.
-    pub(super) fn answered(&mut self) -> &mut Answered {
-        self.answered.get_or_insert_default()
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
