@@ -5,6 +5,7 @@
 //! cargo bench -p memberlist --bench simulation -- [losses|lifeguard|detection|pace]
 //!     [--minutes N]   wall time for `losses`, default 3
 //!     [--hours N]     instead: virtual time for `losses` and `pace`
+//!     [--hosts N]     one size for `pace`, instead of 10 to 10,000
 //! ```
 #![allow(clippy::print_stdout, reason = "a bench prints its numbers")]
 
@@ -31,7 +32,7 @@ fn main() {
         arguments.get(at + 1)?.parse::<f64>().ok()
     };
     if wanted("pace") {
-        pace(number("--hours"));
+        pace(number("--hours"), number("--hosts"));
     }
     if wanted("detection") {
         detection();
@@ -81,9 +82,10 @@ fn cluster(seed: u64, hosts: usize, change: impl Fn(&mut Config)) -> Network {
 }
 
 /// Virtual seconds per second of processor time for a quiet cluster that is there at once.
-fn pace(hours: Option<f64>) {
+fn pace(hours: Option<f64>, hosts: Option<f64>) {
     println!("# pace of the simulator; no invariant looks on");
-    for hosts in [10, 100, 1000, 10_000] {
+    let sizes = hosts.map_or_else(|| vec![10, 100, 1000, 10_000], |hosts| vec![hosts as usize]);
+    for hosts in sizes {
         let begin = Instant::now();
         let mut network = acquainted(1, hosts);
         let formed = begin.elapsed();

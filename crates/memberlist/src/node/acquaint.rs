@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::digest::{self, Cached};
+use super::names::Names;
 use super::table::{Announced, Entry};
 use super::{Event, Node};
 use crate::wire::message::{NodeState, PushNode};
@@ -28,6 +30,54 @@ impl Known {
     /// About what it takes in a state exchange, uncompressed.
     pub(crate) fn bytes(&self) -> usize {
         ROW_BYTES + self.announced.name.len() + self.announced.meta.len()
+    }
+
+    fn row(&self) -> u64 {
+        digest::row(self.announced.hash, self.incarnation, self.state)
+    }
+
+    fn entry(&self, now: Instant) -> Entry {
+        Entry {
+            announced: self.announced.clone(),
+            state_change: now,
+            suspicion: None,
+            incarnation: self.incarnation,
+            state: self.state,
+        }
+    }
+}
+
+/// Rows that nodes are to begin with, all of different names, and what their tables have in common.
+#[derive(Debug)]
+pub(crate) struct Acquaintances {
+    rows: Vec<Known>,
+    places: Names,
+    digest: u64,
+}
+
+impl Acquaintances {
+    /// Of these.
+    pub(crate) fn new(rows: Vec<Known>) -> Self {
+        let mut places = Names::default();
+        places.rebuild(rows.len(), |at| rows[at].announced.name.as_str());
+        let live = rows
+            .iter()
+            .filter(|row| matches!(row.state, NodeState::Alive | NodeState::Suspect));
+        let digest = live.map(Known::row).fold(0, u64::wrapping_add);
+        Self {
+            rows,
+            places,
+            digest,
+        }
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.places
+            .find(name, |at| self.rows[at].announced.name.as_str())
+    }
+
+    fn find(&self, name: &str) -> Option<&Known> {
+        self.place(name).map(|at| &self.rows[at])
     }
 }
 
@@ -58,19 +108,35 @@ impl Node {
 
     /// Takes over all rows with names we do not know. Neither peers nor the application hear of
     /// it, and what was to be said about ourselves is taken as said.
-    pub(crate) fn acquaint(&mut self, now: Instant, others: &[Known]) {
-        let rows = others.iter().map(|other| Entry {
-            announced: other.announced.clone(),
-            state_change: now,
-            suspicion: None,
-            answered: None,
-            incarnation: other.incarnation,
-            state: other.state,
-        });
+    pub(crate) fn acquaint(&mut self, now: Instant, others: &Acquaintances) {
         self.note_time(now);
-        self.table.extend(rows, &mut self.rng);
-        self.spread_push_pull(now);
         self.members_version += 1;
+        match others.find(&self.config.name) {
+            Some(ours) if self.table.len() == 1 => {
+                let rows = others.rows.iter().map(|other| other.entry(now));
+                let mut entries: Vec<Entry> = rows.collect();
+                let same = self.introduction().is_some_and(|it| it.row() == ours.row());
+                if let Some(us) = self.table.find_mut(&self.config.name)
+                    && let Some(place) = others.place(&self.config.name)
+                {
+                    std::mem::swap(us, &mut entries[place]);
+                }
+                self.table
+                    .begin(entries, others.places.clone(), &mut self.rng);
+                if same {
+                    let digest = (self.members_version, others.digest);
+                    self.digest = Cached(Some(digest));
+                }
+            }
+            _ => {
+                for other in &others.rows {
+                    if self.table.find(&other.announced.name).is_none() {
+                        self.table.insert(other.entry(now), &mut self.rng);
+                    }
+                }
+            }
+        }
+        self.spread_push_pull(now);
         self.membership.remove(&self.config.name);
         self.eager.clear();
         self.eager_urgent = 0;

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Node;
-use super::table::Entry;
 use crate::wire::message::{NodeState, RawIp, Versions};
 
 /// The last digest, and the version of the members it is of.
 #[derive(Debug, Default)]
-pub(super) struct Cached(Option<(u64, u64)>);
+pub(super) struct Cached(pub(super) Option<(u64, u64)>);
 
 impl Node {
     /// Digest of everyone alive or suspect: name, address, metadata, versions, incarnation, and
@@ -34,7 +33,8 @@ impl Node {
     fn table_digest_anew(&self) -> u64 {
         let live = self.table.iter().filter(|entry| entry.is_live());
         // A sum, as the tables of two members are in different orders.
-        live.map(row).fold(0, u64::wrapping_add)
+        live.map(|entry| row(entry.hash, entry.incarnation, entry.state))
+            .fold(0, u64::wrapping_add)
     }
 }
 
@@ -61,10 +61,12 @@ pub(super) fn announced(
     xxh3_64(&bytes)
 }
 
-fn row(entry: &Entry) -> u64 {
+/// Hash of what is believed of a node that is alive or suspect; `announced` is that of what it said
+/// about itself.
+pub(super) fn row(announced: u64, incarnation: u32, state: NodeState) -> u64 {
     let mut bytes = [0; 13];
-    bytes[..8].copy_from_slice(&entry.hash.to_le_bytes());
-    bytes[8..12].copy_from_slice(&entry.incarnation.to_le_bytes());
-    bytes[12] = u8::from(entry.state == NodeState::Suspect);
+    bytes[..8].copy_from_slice(&announced.to_le_bytes());
+    bytes[8..12].copy_from_slice(&incarnation.to_le_bytes());
+    bytes[12] = u8::from(state == NodeState::Suspect);
     xxh3_64(&bytes)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Row<'a> {
 }
 
 impl Node {
-    /// The table in probe order.
+    /// The table, in no particular order.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.table.iter().map(|entry| Row {
             name: &entry.name,

@@ -148,13 +148,14 @@ impl Node {
     /// cluster and to the node, so that it can refute.
     fn contradict(&mut self, now: Instant, name: &str) {
         let pause = self.config.gossip_interval * 5;
-        let Some(entry) = self.table.find_mut(name) else {
+        let Some(entry) = self.table.find(name) else {
             return;
         };
         if entry.state == NodeState::Alive || entry.incarnation == u32::MAX {
             return;
         }
-        let accused_again = &mut entry.answered().accused_again;
+        let answered = self.answered.entry(name.to_owned()).or_default();
+        let accused_again = &mut answered.accused_again;
         if accused_again.is_some_and(|at| now - at < pause) {
             return;
         }
@@ -182,10 +183,11 @@ impl Node {
         }
         let pause = self.config.gossip_interval * 5;
         let to = self.table.find(accuser).map(Entry::addr);
-        let Some(entry) = self.table.find_mut(accused) else {
+        let Some(entry) = self.table.find(accused) else {
             return;
         };
-        let answered = &mut entry.answered().accused_again;
+        let answered = self.answered.entry(accused.to_owned()).or_default();
+        let answered = &mut answered.accused_again;
         if answered.is_some_and(|at| now - at < pause) {
             return;
         }
@@ -206,10 +208,11 @@ impl Node {
     /// Two addresses claim one name.
     fn conflict(&mut self, now: Instant, alive: &Alive) {
         self.counters.conflicts += 1;
-        let Some(entry) = self.table.find_mut(&alive.node) else {
+        let Some(entry) = self.table.find(&alive.node) else {
             return;
         };
-        let conflict_reported = &mut entry.answered().conflict_reported;
+        let answered = self.answered.entry(alive.node.clone()).or_default();
+        let conflict_reported = &mut answered.conflict_reported;
         if conflict_reported.is_some_and(|at| now - at < CONFLICT_PERIOD) {
             return;
         }

@@ -54,7 +54,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-pub(crate) use self::acquaint::Known;
+pub(crate) use self::acquaint::{Acquaintances, Known};
 pub use self::config::{
     CLUSTER_NAME_BYTES_MAX, Config, ConfigError, META_BYTES_MAX, NAME_BYTES_MAX, Profile,
     STREAM_USER_BYTES_MAX,
@@ -71,7 +71,7 @@ use self::membership::Origin;
 use self::probe::{Probe, Relay};
 use self::queue::TransmitQueue;
 use self::sync::{Rejoin, push_pull_scale};
-use self::table::Table;
+use self::table::{Answered, Table};
 use self::timers::{Timer, Timers};
 use crate::wire::message::{Dead, Message, MessageRef, Ping};
 use crate::wire::{ClusterFilter, PacketBuilder, WireError, read_packet};
@@ -180,6 +180,8 @@ pub struct Node {
     gossip_phase: Instant,
 
     table: Table,
+    /// By name; only of nodes in the table.
+    answered: BTreeMap<String, Answered>,
     /// Grows whenever [`Node::members`] may have changed.
     members_version: u64,
     digest: digest::Cached,
@@ -235,6 +237,7 @@ impl Node {
             clock: now,
             gossip_phase: now,
             table: Table::default(),
+            answered: BTreeMap::new(),
             members_version: 0,
             digest: digest::Cached::default(),
             incarnation: 0,

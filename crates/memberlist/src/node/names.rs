@@ -3,15 +3,17 @@
 //! anew.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// No place; lists are shorter.
 const EMPTY: u32 = u32::MAX;
 
 /// Places by the hash of their names, with linear probing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    /// A power of two, at least four thirds of the list; or none at all.
-    slots: Box<[u32]>,
+    /// A power of two, at least four thirds of the list; or none at all. Shared among the copies of
+    /// an index until they change.
+    slots: Arc<[u32]>,
     /// Peers choose names: with known keys they could make all of them collide. Nothing depends
     /// on the order of the slots, so that equal inputs still give equal outputs.
     keys: RandomState,
@@ -32,24 +34,12 @@ impl Names {
         self.set(name_at(last), last);
     }
 
-    /// Two names of the list, still where they were, are about to change places.
-    pub(super) fn swap<'a>(&mut self, a: usize, b: usize, name_at: impl Fn(usize) -> &'a str) {
-        if a == b {
-            return;
-        }
-        let places = [a, b].map(|at| self.slot(name_at(at), |place| place == at));
-        if let [Some(slot_a), Some(slot_b)] = places {
-            self.slots.swap(slot_a, slot_b);
-        }
-    }
-
     /// The list has changed altogether, and is this long now.
     pub(super) fn rebuild<'a>(&mut self, length: usize, name_at: impl Fn(usize) -> &'a str) {
         let size = (length * 4 / 3 + 1).next_power_of_two().max(8);
-        if size == self.slots.len() {
-            self.slots.fill(EMPTY);
-        } else {
-            self.slots = vec![EMPTY; size].into_boxed_slice();
+        match Arc::get_mut(&mut self.slots) {
+            Some(slots) if slots.len() == size => slots.fill(EMPTY),
+            _ => self.slots = std::iter::repeat_n(EMPTY, size).collect(),
         }
         for place in 0..length {
             self.set(name_at(place), place);
@@ -60,7 +50,7 @@ impl Names {
     fn set(&mut self, name: &str, place: usize) {
         let found = self.slot(name, |_| false);
         if let (Some(slot), Ok(place)) = (found, u32::try_from(place)) {
-            self.slots[slot] = place;
+            Arc::make_mut(&mut self.slots)[slot] = place;
         }
     }
 
@@ -86,9 +76,6 @@ mod tests {
         for step in 0..500_usize {
             list.push(format!("node-{step}"));
             names.push(step, |at| list[at].as_str());
-            let place = step * 7 % (step + 1);
-            names.swap(place, step, |at| list[at].as_str());
-            list.swap(place, step);
             for (at, name) in list.iter().enumerate() {
                 assert_eq!(names.find(name, |at| list[at].as_str()), Some(at));
             }

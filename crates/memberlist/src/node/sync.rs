@@ -244,6 +244,7 @@ impl Node {
     /// Keeps the address of a node that leaves the table: after a long partition it may be back.
     pub(super) fn forget(&mut self, now: Instant, entry: &Entry) {
         self.membership.remove(&entry.name);
+        self.answered.remove(&entry.name);
         if entry.state == NodeState::Left {
             return;
         }

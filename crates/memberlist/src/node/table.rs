@@ -53,12 +53,11 @@ pub(super) struct Entry {
     /// When `state` changed last; metadata and incarnation do not touch it.
     pub(super) state_change: Instant,
     pub(super) suspicion: Option<Box<Suspicion>>,
-    pub(super) answered: Option<Box<Answered>>,
     pub(super) incarnation: u32,
     pub(super) state: NodeState,
 }
 
-/// What must not be repeated all the time.
+/// What must not be repeated all the time about one node. Few nodes have any of this.
 #[derive(Debug, Default)]
 pub(super) struct Answered {
     /// When a stale announcement of this node was last answered with our accusation or, for
@@ -82,7 +81,6 @@ impl Entry {
         Self {
             state_change: now,
             suspicion: None,
-            answered: None,
             incarnation: alive.incarnation,
             state: NodeState::Alive,
             announced: Arc::new(announced(alive)),
@@ -97,11 +95,6 @@ impl Entry {
         if !same {
             self.announced = Arc::new(announced(alive.clone()));
         }
-    }
-
-    /// What was answered when.
-    pub(super) fn answered(&mut self) -> &mut Answered {
-        self.answered.get_or_insert_default()
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -168,10 +161,13 @@ fn announced(alive: Alive) -> Announced {
 /// All entries, ourselves included, dead ones until they are reaped.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// In probe order.
+    /// In the order in which they came.
     entries: Vec<Entry>,
     /// Where in `entries` a name is.
     places: Names,
+    /// Places in probe order, each once.
+    order: Vec<u32>,
+    /// How far in `order` the cycle is.
     cursor: usize,
 }
 
@@ -212,29 +208,32 @@ impl Table {
         let last = self.entries.len();
         self.entries.push(entry);
         self.places.push(last, |at| self.entries[at].name.as_str());
+        // Tables have fewer rows than that, see `Config::members_max`.
+        self.order.push(last as u32);
         let place = rng.random_range(0..=last);
-        self.places
-            .swap(place, last, |at| self.entries[at].name.as_str());
-        self.entries.swap(place, last);
+        self.order.swap(place, last);
     }
 
-    /// Adds those with new names, and shuffles the probe order.
-    pub(super) fn extend(
-        &mut self,
-        rows: impl ExactSizeIterator<Item = Entry>,
-        rng: &mut Pcg64Mcg,
-    ) {
-        self.entries.reserve_exact(rows.len());
-        for entry in rows {
-            // The index holds what was there before: the names in `rows` differ.
-            if self.find(&entry.name).is_none() {
-                self.entries.push(entry);
-            }
-        }
-        self.entries.shuffle(rng);
+    /// Begins anew with these entries, of different names, which `places` is the index of.
+    pub(super) fn begin(&mut self, entries: Vec<Entry>, places: Names, rng: &mut Pcg64Mcg) {
+        self.entries = entries;
+        self.places = places;
+        self.begin_cycle(rng);
+    }
+
+    /// The entries in probe order.
+    #[cfg(test)]
+    pub(super) fn in_probe_order(&self) -> impl Iterator<Item = &Entry> {
+        self.order
+            .iter()
+            .map(|place| &self.entries[*place as usize])
+    }
+
+    fn begin_cycle(&mut self, rng: &mut Pcg64Mcg) {
+        self.order.clear();
+        self.order.extend(0..self.entries.len() as u32);
+        self.order.shuffle(rng);
         self.cursor = 0;
-        self.places
-            .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
     }
 
     /// The next entry to probe that is live and is not `us`. At the end of the cycle entries for
@@ -248,16 +247,19 @@ impl Table {
         let mut reaped = Vec::new();
         let mut checks = 0;
         while checks < self.entries.len() {
-            let Some(entry) = self.entries.get(self.cursor) else {
+            let Some(&place) = self.order.get(self.cursor) else {
+                let before = self.entries.len();
                 reaped.extend(self.entries.extract_if(.., |entry| expired(entry)));
-                self.entries.shuffle(rng);
-                self.places
-                    .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
-                self.cursor = 0;
+                if self.entries.len() < before {
+                    self.places
+                        .rebuild(self.entries.len(), |at| self.entries[at].name.as_str());
+                }
+                self.begin_cycle(rng);
                 checks += 1;
                 continue;
             };
             self.cursor += 1;
+            let entry = &self.entries[place as usize];
             if entry.is_live() && entry.name != us {
                 return (Some(entry.name.clone()), reaped);
             }

@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::faults::{Faults, Link, Links};
 use super::host::{Delivery, HANDLED_BEFORE_TIMERS, Host, Traffic};
 use super::tally::Tally;
-use crate::node::{Config, ConfigError, Event, Node, StreamRequest, Transmit};
+use crate::node::{Acquaintances, Config, ConfigError, Event, Node, StreamRequest, Transmit};
 use crate::wire::message::NodeState;
 
 /// How often a condition that is waited for is looked at.
@@ -333,6 +333,7 @@ impl<A: Application> Network<A> {
             .running()
             .filter_map(|(_, node)| node.introduction())
             .collect();
+        let all = Acquaintances::new(all);
         for host in &mut self.hosts {
             if let Some(node) = &mut host.node {
                 node.acquaint(host.clock.at(self.now), &all);

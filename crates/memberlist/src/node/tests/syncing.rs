@@ -1,6 +1,6 @@
 //! State exchanges: when they come.
 
-use super::super::Known;
+use super::super::Acquaintances;
 use super::*;
 
 /// Exchanges states and does nothing else of its own accord.
@@ -38,7 +38,7 @@ fn assert_spread(mut moments: Vec<f64>, period: f64) {
 fn a_cluster_that_is_there_at_once_spreads_its_exchanges_over_the_period() {
     let mut other = exchanging(0);
     other.fill(200);
-    let rows: Vec<Known> = other.node.known();
+    let rows = Acquaintances::new(other.node.known());
     let first = |seed| {
         let mut bench = exchanging(seed);
         bench.node.acquaint(bench.now, &rows);
@@ -66,6 +66,25 @@ fn growth_without_a_longer_period_leaves_the_next_exchange_where_it_is() {
     assert_eq!(bench.node.poll_timeout(), next);
     bench.fill(65);
     assert_ne!(bench.node.poll_timeout(), next);
+}
+
+#[test]
+fn who_is_acquainted_believes_what_the_others_do() {
+    let mut other = exchanging(0);
+    other.fill(50);
+    let rows = Acquaintances::new(other.node.known());
+    // Alone, or with a table already.
+    for known in [1, 7] {
+        let mut bench = exchanging(1);
+        bench.fill(known);
+        bench.node.acquaint(bench.now, &rows);
+        assert_eq!(bench.node.members(), other.node.members());
+        assert_eq!(bench.node.table_digest(), other.node.table_digest());
+        let news = Message::Alive(alive(51, 1));
+        bench.receive(&news);
+        assert_eq!(bench.state("n51"), Some((NodeState::Alive, 1)));
+        assert_ne!(bench.node.table_digest(), other.node.table_digest());
+    }
 }
 
 fn digest_of(messages: &[Message]) -> u64 {
