@@ -62,7 +62,7 @@ impl Table {
             "{}, {} each, for {} of virtual time",
             units::counted(settings.hosts as u64, "host"),
             units::counted(settings.services_per_host as u64, "service"),
-            units::seconds(settings.virtual_s),
+            units::whole_seconds(settings.virtual_s),
         );
         self.paint(&cluster, Look::Heading);
         self.text.push('\n');
@@ -134,7 +134,7 @@ impl Table {
                 Some(seconds) => (units::seconds(seconds), Look::Good),
                 None => ("not in time".to_owned(), Look::Bad),
             };
-            let limit = (units::seconds(phase.limit_s), Look::Plain);
+            let limit = (units::whole_seconds(phase.limit_s), Look::Plain);
             self.row(&phase.name, &[took, limit]);
         }
     }
@@ -268,8 +268,8 @@ mod tests {
               slowest change, number 19: half of the hosts knew after 158 ms, all after 1.75 s
 
             Phase                                           took       limit
-              identical digests after contact             12.4 s      60.0 s
-              dead host's services gone everywhere   not in time      30.0 s
+              identical digests after contact             12.4 s        60 s
+              dead host's services gone everywhere   not in time        30 s
 
             Sent by a host                                  mean         p99         max
               in the whole run                         1.03 kB/s           -           -

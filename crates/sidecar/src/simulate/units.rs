@@ -50,6 +50,12 @@ fn long(seconds: f64) -> String {
     format!("{hours:.0} h {:02.0} min", minutes - hours * 60.0)
 }
 
+/// As `seconds`, without decimals that are zero: for limits and guesses, which are round.
+pub(super) fn whole_seconds(length: f64) -> String {
+    let text = seconds(length);
+    text.replace(".00 s", " s").replace(".0 s", " s")
+}
+
 /// A length of time given in milliseconds.
 pub(super) fn millis(millis: f64) -> String {
     seconds(millis / 1e3)
@@ -147,6 +153,15 @@ mod tests {
         ] {
             assert_eq!(seconds(value), text);
         }
+    }
+
+    #[test]
+    fn round_lengths_of_time_have_no_decimals() {
+        let texts = [0.0, 1.0, 5.5, 10.0, 100.04, 600.0].map(whole_seconds);
+        assert_eq!(
+            texts,
+            ["0 ms", "1 s", "5.50 s", "10 s", "100 s", "10 min 00 s"]
+        );
     }
 
     #[test]
