@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use axis::Axis;
 
 use super::{
-    report::{Load, Report, Settings, Spread, TrafficSample},
+    report::{CurvePoint, Load, Report, Settings, Spread, TrafficSample},
     units,
 };
 
@@ -21,9 +21,9 @@ const HEIGHT: f64 = 700.0;
 /// Left and right end of both panels.
 const ACROSS: (f64, f64) = (78.0, 872.0);
 /// Upper and lower end of the panel of spread.
-const SPREAD: (f64, f64) = (112.0, 352.0);
+const SPREAD: (f64, f64) = (122.0, 356.0);
 /// Upper and lower end of the panel of traffic.
-const TRAFFIC: (f64, f64) = (446.0, 636.0);
+const TRAFFIC: (f64, f64) = (450.0, 640.0);
 
 /// Where the axis of time since a change begins, in milliseconds.
 const SPREAD_FROM_MS: f64 = 1.0;
@@ -35,7 +35,7 @@ const MARKS: [(f64, &str, f64); 3] = [
     (0.999, "99.9 %", 16.0),
 ];
 /// Room a mark's label needs, in pixels.
-const MARK_LABEL: f64 = 125.0;
+const MARK_LABEL: f64 = 118.0;
 
 /// Columns of traffic drawn at most: there are fewer pixels than that.
 const COLUMNS_MAX: usize = 400;
@@ -106,38 +106,24 @@ impl Canvas {
 
     fn settings(&mut self, settings: &Settings) {
         self.text("title", (24.0, 34.0), &headline(settings));
+        let network = format!("network {}", units::printable(&settings.network, 110));
+        self.text("note", (24.0, 55.0), &network);
         let details = format!(
-            "network {} · scenario {} · seed {} · {} of virtual time",
-            units::printable(&settings.network, 42),
-            units::printable(&settings.scenario, 30),
+            "scenario {} · seed {} · {} of virtual time",
+            units::printable(&settings.scenario, 50),
             settings.seed,
             units::whole_seconds(settings.virtual_s),
         );
-        self.text("note", (24.0, 56.0), &details);
+        self.text("note", (24.0, 74.0), &details);
     }
 
     fn spread(&mut self, spread: Option<&Spread>) {
-        let left = ACROSS.0;
         self.text(
             "heading",
-            (left, SPREAD.0 - 12.0),
+            (ACROSS.0, SPREAD.0 - 12.0),
             "Hosts that know of a change",
         );
         let curve = spread.map_or(&[][..], |spread| &spread.curve);
-        let last_ms = curve.last().map_or(SPREAD_FROM_MS, |point| point.ms);
-        let x = Axis::logarithmic(SPREAD_FROM_MS, last_ms.max(SPREAD_FROM_MS) * 1.2, ACROSS);
-        let y = Axis::linear(100.0, false, (SPREAD.1, SPREAD.0));
-        for (value, labelled) in x.ticks() {
-            self.x_tick(
-                x.pixel(value),
-                SPREAD,
-                labelled.then(|| axis::millis_label(value)),
-            );
-        }
-        for (value, _) in y.ticks() {
-            self.y_tick(y.pixel(value), &format!("{} %", units::trimmed(value)));
-        }
-        self.axis_name(SPREAD, "time since the change (logarithmic)");
         let (Some(spread), Some(last)) = (spread, curve.last()) else {
             let reason = match spread {
                 Some(_) => "no host heard of a change",
@@ -145,8 +131,18 @@ impl Canvas {
             };
             return self.empty(SPREAD, reason);
         };
+        let x = Axis::logarithmic(SPREAD_FROM_MS, last.ms.max(SPREAD_FROM_MS) * 1.2, ACROSS);
+        let y = Axis::linear(100.0, false, (SPREAD.1, SPREAD.0));
+        for (value, labelled) in x.ticks() {
+            let label = labelled.then(|| axis::millis_label(value));
+            self.x_tick(x.pixel(value), SPREAD, label);
+        }
+        for (value, _) in y.ticks() {
+            self.y_tick(y.pixel(value), &format!("{} %", units::trimmed(value)));
+        }
+        self.axis_name(SPREAD, "time since the change (logarithmic)");
         let told = format!(
-            "mean of {}, {} reached everywhere",
+            "mean of {}; {} came to every host",
             units::counted(spread.changes as u64, "change"),
             units::count(spread.changes_everywhere as u64),
         );
@@ -160,58 +156,57 @@ impl Canvas {
         let corner = (ACROSS.1, SPREAD.1);
         self.path("under", points.iter().copied().chain([corner]), true);
         self.path("line", points.iter().copied(), false);
+        self.marks(curve, &x, &y);
+        self.frame(SPREAD);
+    }
+
+    /// All lines and dots first, so that a label is readable where it meets a neighbour's line.
+    fn marks(&mut self, curve: &[CurvePoint], x: &Axis, y: &Axis) {
+        let mut labels = Vec::new();
         for (share, name, height) in MARKS {
             let Some(point) = curve.iter().find(|point| point.share >= share) else {
                 continue;
             };
-            let at = (x.pixel(point.ms), y.pixel(point.share * 100.0));
+            let (x, y) = (x.pixel(point.ms), y.pixel(point.share * 100.0));
+            self.segment("mark", (x, y), (x, SPREAD.1));
+            self.line(format_args!(
+                "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.5\"/>"
+            ));
             let label = format!("{name}: {}", units::millis(point.ms));
-            self.mark(at, &label, SPREAD.1 - height);
+            labels.push((x, SPREAD.1 - height, label));
         }
-        self.frame(SPREAD);
-    }
-
-    fn mark(&mut self, (x, y): (f64, f64), label: &str, label_y: f64) {
-        self.segment("mark", (x, y), (x, SPREAD.1));
-        self.line(format_args!(
-            "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.5\"/>"
-        ));
-        if x + MARK_LABEL < ACROSS.1 {
-            self.text("value", (x + 7.0, label_y), label);
-        } else {
-            self.text("value end", (x - 7.0, label_y), label);
+        for (x, y, label) in labels {
+            if x + MARK_LABEL < ACROSS.1 {
+                self.text("value", (x + 7.0, y), &label);
+            } else {
+                self.text("value end", (x - 7.0, y), &label);
+            }
         }
     }
 
     fn traffic(&mut self, samples: &[TrafficSample], virtual_s: f64) {
-        let left = ACROSS.0;
-        self.text(
-            "heading",
-            (left, TRAFFIC.0 - 12.0),
-            "Bytes sent by a host per second",
-        );
         let columns = columns(samples);
-        let last_s = columns.last().map_or(0.0, |column| column.at_s);
-        let (second, unit) = axis::time_unit(last_s.max(virtual_s));
-        let x = Axis::linear(last_s.max(virtual_s) / second, false, ACROSS);
-        let y = traffic_axis(&columns);
+        let (y, logarithmic) = traffic_axis(&columns);
+        let heading = if logarithmic {
+            "Bytes sent by a host per second (logarithmic)"
+        } else {
+            "Bytes sent by a host per second"
+        };
+        self.text("heading", (ACROSS.0, TRAFFIC.0 - 12.0), heading);
+        let Some(last) = columns.last() else {
+            return self.empty(TRAFFIC, "no traffic was sampled");
+        };
+        let end_s = last.at_s.max(virtual_s);
+        let (second, unit) = axis::time_unit(end_s);
+        let x = Axis::linear(end_s / second, false, ACROSS);
         for (value, _) in x.ticks() {
             self.x_tick(x.pixel(value), TRAFFIC, Some(units::trimmed(value)));
         }
-        for (value, labelled) in y.ticks() {
-            let like = if is_logarithmic(&columns) {
-                value
-            } else {
-                y.high()
-            };
-            if labelled {
-                self.y_tick(y.pixel(value), &axis::bytes_label(value, like));
-            }
+        for (value, _) in y.ticks().into_iter().filter(|(_, labelled)| *labelled) {
+            let like = if logarithmic { value } else { y.high() };
+            self.y_tick(y.pixel(value), &axis::bytes_label(value, like));
         }
         self.axis_name(TRAFFIC, &format!("virtual time since the start, {unit}"));
-        if columns.is_empty() {
-            return self.empty(TRAFFIC, "no traffic was sampled");
-        }
         let line = |load: fn(&Load) -> f64| -> Vec<(f64, f64)> {
             let at = |column: &TrafficSample| {
                 let load = load(&column.bytes_per_host_per_s);
@@ -234,12 +229,12 @@ impl Canvas {
     fn legend(&mut self) {
         let y = TRAFFIC.0 - 12.0;
         let right = ACROSS.1;
-        let swatch = right - 250.0;
+        let swatch = right - 270.0;
         self.segment("line", (swatch, y - 4.5), (swatch + 20.0, y - 4.5));
         self.text("note", (swatch + 26.0, y), "mean");
         for (class, offset, name) in [
-            ("band-p99", 72.0, "up to p99"),
-            ("band-max", 166.0, "up to max"),
+            ("band-p99", 76.0, "up to p99"),
+            ("band-max", 176.0, "up to max"),
         ] {
             let x = swatch + offset;
             self.line(format_args!(
@@ -295,26 +290,19 @@ fn headline(settings: &Settings) -> String {
     )
 }
 
-fn is_logarithmic(columns: &[TrafficSample]) -> bool {
-    let largest = |load: fn(&Load) -> f64| {
-        (columns.iter())
-            .map(|column| load(&column.bytes_per_host_per_s))
-            .fold(0.0, f64::max)
-    };
-    let mean = largest(|load| load.mean);
-    mean > 0.0 && largest(|load| load.max) > mean * FLAT
-}
-
-fn traffic_axis(columns: &[TrafficSample]) -> Axis {
+/// The axis of traffic, and whether it is logarithmic.
+fn traffic_axis(columns: &[TrafficSample]) -> (Axis, bool) {
+    let loads = || columns.iter().map(|column| column.bytes_per_host_per_s);
+    let most = loads().map(|load| load.max).fold(0.0, f64::max);
+    let means = || loads().map(|load| load.mean).filter(|mean| *mean > 0.0);
     let down = (TRAFFIC.1, TRAFFIC.0);
-    let most = (columns.iter())
-        .map(|column| column.bytes_per_host_per_s.max)
-        .fold(0.0, f64::max);
-    if is_logarithmic(columns) {
-        Axis::logarithmic(1.0, most, down)
-    } else {
-        Axis::linear(most, true, down)
+    if most <= means().fold(0.0, f64::max) * FLAT || means().next().is_none() {
+        return (Axis::linear(most, true, down), false);
     }
+    // From a power of ten below the least mean on: less than a byte is as good as nothing.
+    let least = means().fold(f64::MAX, f64::min).max(1.0);
+    let low = 10_f64.powf(least.log10().floor());
+    (Axis::logarithmic(low, most, down), true)
 }
 
 /// `samples`, neighbours merged so that there are at most `COLUMNS_MAX`: the mean of means, the

@@ -7,8 +7,8 @@ use crate::simulate::units;
 
 /// Ticks a linear axis has at most, roughly.
 const TICKS: f64 = 6.0;
-/// Up to this many decades a logarithmic axis has labels at 1, 2 and 5; beyond only at 1.
-const DECADES_FINE: f64 = 4.5;
+/// Pixels from which on a decade has room for labels at 1, 2 and 5; below only at 1.
+const DECADE_FINE: f64 = 165.0;
 
 /// Maps values between `low` and `high` to pixels between `from` and `to`.
 #[derive(Debug, Clone)]
@@ -87,7 +87,8 @@ impl Axis {
             let last = (self.high / step + 1e-9).floor() as u32;
             return (0..=last).map(|n| (f64::from(n) * step, true)).collect();
         }
-        let fine = (self.high / self.low).log10() <= DECADES_FINE;
+        let decades = (self.high / self.low).log10();
+        let fine = (self.to - self.from).abs() >= decades * DECADE_FINE;
         let first = self.low.log10().floor() as i32;
         let last = self.high.log10().ceil() as i32;
         (first..=last)
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_logarithmic_axis_has_equal_decades() {
-        let axis = Axis::logarithmic(1.0, 150.0, (0.0, 100.0));
+        let axis = Axis::logarithmic(1.0, 150.0, (0.0, 500.0));
         assert_eq!(axis.high(), 200.0);
         let labels = axis.ticks().into_iter().filter(|(_, label)| *label);
         let labels: Vec<String> = labels.map(|(value, _)| millis_label(value)).collect();
@@ -173,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn many_decades_are_labelled_by_powers_of_ten_only() {
-        let axis = Axis::logarithmic(1.0, 1e6, (0.0, 1.0));
+    fn narrow_decades_are_labelled_by_powers_of_ten_only() {
+        let axis = Axis::logarithmic(1.0, 1e6, (0.0, 800.0));
         let labels: Vec<f64> = (axis.ticks().into_iter())
             .filter_map(|(value, label)| label.then_some(value))
             .collect();
