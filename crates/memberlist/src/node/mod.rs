@@ -327,6 +327,7 @@ impl Node {
 
     fn handle_message(&mut self, now: Instant, from: SocketAddr, message: MessageRef<'_>) {
         if self.is_known(&message) {
+            self.count_heard(&message);
             return;
         }
         match message {

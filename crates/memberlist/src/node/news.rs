@@ -3,9 +3,34 @@
 //! `membership`; here is merely for what they do nothing.
 
 use super::Node;
+use super::queue::transmit_limit;
 use crate::wire::message::{Dead, MessageRef, NodeState, Suspect, socket_addr};
 
 impl Node {
+    /// Others say what we say as well: when there is more to say than a round holds, ours is said
+    /// less often. The original sends everything as often as a lone sender would have to, so that in
+    /// large clusters many joins at once fill all queues for minutes.
+    pub(super) fn count_heard(&mut self, message: &MessageRef<'_>) {
+        let round = self.config.gossip_messages * self.packet_budget;
+        if self.membership.bytes() <= round {
+            return;
+        }
+        let (name, incarnation) = match message {
+            MessageRef::Alive(alive) => (alive.node, alive.incarnation),
+            MessageRef::Dead(dead) => (dead.node, dead.incarnation),
+            _ => return,
+        };
+        // What is queued about a node is what made it what it is.
+        let same = self.table.find(name).is_some_and(|entry| {
+            let alive = matches!(message, MessageRef::Alive(_));
+            entry.incarnation == incarnation && alive == (entry.state == NodeState::Alive)
+        });
+        if same {
+            let limit = transmit_limit(self.config.retransmit_mult, self.table.len());
+            self.membership.heard(name, limit);
+        }
+    }
+
     /// Whether the message certainly changes nothing and is answered by nothing.
     pub(super) fn is_known(&self, message: &MessageRef<'_>) -> bool {
         match message {

@@ -5,6 +5,7 @@
 //! entry of every source comes before the second of any, so that a burst of one host does not delay
 //! another's single change.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
@@ -232,22 +233,42 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
             .collect()
     }
 
+    /// Somebody else has said this: counts as a transmit of ours.
+    pub(super) fn heard<Q: Ord + ?Sized>(&mut self, key: &Q, limit: u32)
+    where
+        K: Borrow<Q>,
+    {
+        let Some(&rank) = self.ranks.get(key) else {
+            return;
+        };
+        let Some(entry) = self.entries.remove(&rank) else {
+            return;
+        };
+        let ((transmits, turn, late), length, id) = rank;
+        self.bytes -= entry.bytes.len();
+        self.requeue(((transmits + 1, turn, late), length, id), entry, limit);
+    }
+
+    /// Puts an entry back whose transmits have been counted, or lets it leave.
+    fn requeue(&mut self, rank: Rank, entry: Entry<K>, limit: u32) {
+        if rank.0.0 < limit {
+            if let Some(known) = self.ranks.get_mut(&entry.key) {
+                *known = rank;
+            }
+            self.bytes += entry.bytes.len();
+            self.entries.insert(rank, entry);
+        } else {
+            self.ranks.remove(&entry.key);
+            self.count_out(&entry, rank.0);
+        }
+    }
+
     /// Counts a transmit for everything taken and puts it back, except what has now had its
     /// `limit` of transmits.
     pub(super) fn put_back(&mut self, limit: u32) {
         for ((class, length, id), entry) in std::mem::take(&mut self.taken) {
             let (transmits, turn, late) = class;
-            if transmits + 1 < limit {
-                let rank = ((transmits + 1, turn, late), length, id);
-                if let Some(known) = self.ranks.get_mut(&entry.key) {
-                    *known = rank;
-                }
-                self.bytes += entry.bytes.len();
-                self.entries.insert(rank, entry);
-            } else {
-                self.ranks.remove(&entry.key);
-                self.count_out(&entry, class);
-            }
+            self.requeue(((transmits + 1, turn, late), length, id), entry, limit);
         }
     }
 }
@@ -330,6 +351,19 @@ mod tests {
         assert_eq!(queue.sources.len(), 1, "only what was sent once is left");
         queue.remove(&"a4");
         assert!(queue.sources.is_empty());
+    }
+
+    #[test]
+    fn what_others_say_counts_as_said() {
+        let mut queue = queue(&[("a", "1"), ("b", "2")]);
+        queue.heard("a", 3);
+        assert_eq!(take(&mut queue, 100, 3), ["2", "1"]);
+        queue.heard("a", 3);
+        assert_eq!(take(&mut queue, 100, 3), ["2"]);
+        assert_eq!((queue.len(), queue.bytes()), (1, 1));
+        queue.heard("c", 3);
+        queue.heard("b", 3);
+        assert_eq!((queue.len(), queue.bytes(), queue.ranks.len()), (0, 0, 0));
     }
 
     #[test]

@@ -178,13 +178,15 @@ impl Cluster {
         }
     }
 
-    /// Alive becomes unhealthy and the other way round, as after a check.
+    /// A check comes to another result: alive, unhealthy, unknown, and alive again. With three of them
+    /// whoever missed one sees the next as a change.
     pub(super) fn flip(&mut self, id: HostId, service: usize, watched: bool) {
         let instance = instance_id(id, service);
         self.edit(id, &instance.clone(), watched, |own| {
             for service in own.iter_mut().filter(|own| own.id == instance) {
                 service.status = match service.status {
                     Status::Alive => Status::Unhealthy,
+                    Status::Unhealthy => Status::Unknown,
                     _ => Status::Alive,
                 };
             }
