@@ -264,6 +264,73 @@ impl State {
         changes
     }
 
+    /// Drops every record stamped after `limit`, own ones too, as if it had never been heard of: time
+    /// has been set right, and nothing could ever override what is stamped in the future.
+    pub fn forget_newer_than(&mut self, limit: Timestamp, now: Now) -> Vec<Change> {
+        self.forget(now, |_, record| record.updated > limit)
+    }
+
+    /// Drops all records and tombstones of every other host than `hostname`, and the verdicts about
+    /// hosts that are down. Members stay members.
+    pub fn forget_others(&mut self, hostname: &str, now: Now) -> Vec<Change> {
+        let changes = self.forget(now, |host, _| host != hostname);
+        let view = &mut self.view;
+        self.hosts.retain(|name, host| {
+            let kept = **name == *hostname || matches!(host.presence, Presence::Up(_));
+            if !kept {
+                view.hosts.remove_mut(name);
+            }
+            kept
+        });
+        changes
+    }
+
+    fn forget(&mut self, now: Now, doomed: impl Fn(&str, &Service) -> bool) -> Vec<Change> {
+        let mut changed = Vec::new();
+        for (name, host) in &mut self.hosts {
+            let ids = host.held.iter();
+            let ids: Vec<Arc<str>> = ids
+                .filter(|(_, held)| doomed(name, &held.record))
+                .map(|(id, _)| id.clone())
+                .collect();
+            if ids.is_empty() {
+                continue;
+            }
+            for id in ids {
+                let Some(held) = host.held.remove(&id) else {
+                    continue;
+                };
+                let shown = self.view.service(name, &id).cloned();
+                hide(&mut self.view, name, &id, &held);
+                if let Some(shown) = shown.filter(|shown| !shown.is_tombstone()) {
+                    changed.push((entombed(&shown, None), shown.status));
+                }
+            }
+            let stamps = host.held.values().map(|held| held.record.updated);
+            host.last_updated = stamps.max().unwrap_or(Timestamp::EPOCH);
+            host.last_changed = now.wall.max(host.last_changed.next());
+            if let Some(records) = self.view.hosts.get(name) {
+                let mut records = HostRecords::clone(records);
+                records.last_updated = host.last_updated;
+                records.last_changed = host.last_changed;
+                self.view.hosts.insert_mut(name.clone(), Arc::new(records));
+            }
+        }
+        if !changed.is_empty() {
+            self.view.last_changed = now.wall.max(self.view.last_changed.next());
+            self.view.changes += 1;
+        }
+        let time = self.view.last_changed;
+        let changes = changed.into_iter();
+        changes
+            .map(|(service, previous)| Change {
+                service,
+                previous,
+                time,
+            })
+            .collect()
+    }
+
     /// Drops a host without records. The verdict that it is down outlives them: a late record of it
     /// must not be taken for a live one.
     fn forget_host(&mut self, name: &Arc<str>, now: Now) {

@@ -52,6 +52,67 @@ fn newer_wins_at_nanosecond_precision() {
 }
 
 #[test]
+fn what_is_forgotten_is_as_if_never_heard_of() {
+    let mut state = State::new("a", "c");
+    for host in ["a", "b"] {
+        state.member_up(host, Upkeep::Membership, now(1));
+        hear(
+            &mut state,
+            service(host, "old", at(5), Status::Alive),
+            now(5),
+        );
+    }
+    let before = state.snapshot().digest.root();
+    for host in ["a", "b"] {
+        let record = |id, status| service(host, id, at(500), status);
+        hear(&mut state, record("new", Status::Alive), now(5));
+        hear(&mut state, record("gone", Status::Tombstone), now(5));
+    }
+    let changes = state.forget_newer_than(now(400).wall, now(6));
+    let told: Vec<_> = changes
+        .iter()
+        .map(|it| (&*it.service.hostname, &*it.service.id, it.previous))
+        .collect();
+    let alive = Status::Alive;
+    assert_eq!(told, [("a", "new", alive), ("b", "new", alive)]);
+    assert!(changes.iter().all(|it| it.service.is_tombstone()));
+    for host in ["a", "b"] {
+        assert_eq!(shown(&state, host, "old"), Some(Status::Alive));
+        assert_eq!(shown(&state, host, "new"), None);
+        assert!(state.record(host, "gone").is_none());
+        let older = service(host, "gone", at(6), Status::Alive);
+        assert!(matches!(
+            hear(&mut state, older, now(6)),
+            Applied::New(Some(_))
+        ));
+    }
+    state.forget_newer_than(now(5).wall, now(6));
+    assert_eq!(state.snapshot().digest.root(), before);
+}
+
+#[test]
+fn of_others_nothing_is_left_but_who_is_there() {
+    let mut state = State::new("a", "c");
+    for host in ["a", "b", "down"] {
+        state.member_up(host, Upkeep::Membership, now(1));
+    }
+    for host in ["a", "b", "down", "unknown"] {
+        hear(&mut state, service(host, "1", at(5), Status::Alive), now(5));
+    }
+    state.member_down("down", now(6));
+    let changes = state.forget_others("a", now(7));
+    assert_eq!(changes.len(), 2, "what was down is not gone a second time");
+    assert_eq!(shown(&state, "a", "1"), Some(Status::Alive));
+    for host in ["b", "down", "unknown"] {
+        assert_eq!(shown(&state, host, "1"), None, "{host}");
+    }
+    assert_eq!(state.snapshot().members.size(), 2);
+    let old = service("b", "1", at(5), Status::Alive);
+    hear(&mut state, old, now(1_000_000));
+    assert_eq!(shown(&state, "b", "1"), Some(Status::Alive), "b vouches");
+}
+
+#[test]
 fn a_refresh_is_news_but_no_change() {
     let mut state = State::new("me", "c");
     hear(&mut state, service("a", "1", at(5), Status::Alive), now(5));
