@@ -7,7 +7,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -74,7 +74,7 @@ impl memberlist::Delegate for Replicated {
         match peer {
             Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
                 let snapshot = self.0.borrow().clone();
-                exchange::opening(&snapshot)
+                exchange::opening(&snapshot, SystemTime::now().into())
             }
             _ => self.local_state(join),
         }
@@ -82,7 +82,7 @@ impl memberlist::Delegate for Replicated {
 
     fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
         let snapshot = self.0.borrow().clone();
-        exchange::reply(&snapshot, theirs)
+        exchange::reply(&snapshot, theirs, SystemTime::now().into())
     }
 }
 

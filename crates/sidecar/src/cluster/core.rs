@@ -1,24 +1,28 @@
 //! What an agent does with everything that happens in its cluster: the replica, its exchanges with
 //! others, and what is said about it in the log. Pure but for the log: events and time go in,
 //! actions come out. The task around it is `registry`; the simulator runs it, too.
+//!
+//! Whoever calls it reads this host's own clocks; what time it is in the cluster, and what follows
+//! when that turns out to be another than was thought, is settled here, before the replica sees it.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use catalog::{Change, Now, Service, Snapshot, json};
+use catalog::{Change, Now, Rejected, Service, Snapshot, Timestamp, json};
 use memberlist::{Event, Priority};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use tracing::{debug, info, warn};
 
 use super::{
+    clock::{self, ClusterClock, Offset},
     exchange,
     introductions::Introductions,
     metadata,
@@ -71,6 +75,8 @@ pub struct Counters {
     pub exchanges_same: AtomicU64,
     /// State exchanges begun here that found a difference.
     pub exchanges_different: AtomicU64,
+    /// What is added to this host's clock, in seconds: 0 while it is near the cluster's time.
+    pub clock_correction_seconds: AtomicI64,
 }
 
 fn add(counter: &AtomicU64, number: usize) {
@@ -82,6 +88,11 @@ fn add(counter: &AtomicU64, number: usize) {
 pub struct Core {
     replica: Replica,
     introductions: Introductions,
+    clock: ClusterClock,
+    /// This host's wall clock at the latest input, as it is.
+    own_clock: Timestamp,
+    /// The correction that was last said in the log, in seconds.
+    correction_told: i64,
     counters: Arc<Counters>,
     complaints: Throttle,
     rng: Pcg64Mcg,
@@ -94,6 +105,9 @@ impl Core {
         Self {
             introductions: Introductions::new(replica.hostname()),
             replica,
+            clock: ClusterClock::default(),
+            own_clock: Timestamp::EPOCH,
+            correction_told: 0,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
             rng: Pcg64Mcg::seed_from_u64(seed),
@@ -118,19 +132,93 @@ impl Core {
 
     /// When [`Core::tick`] wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let introduction = self.introductions.next_deadline();
-        let deadlines = [self.replica.next_deadline(), introduction];
+        let deadlines = [
+            self.replica.next_deadline(),
+            self.introductions.next_deadline(),
+            self.clock.next_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
+    /// How long the machine has been suspended since the start, in all, where the monotonic clock
+    /// stands still in that time. To be told before the next input, when it has grown.
+    pub fn suspended(&mut self, total: Duration) {
+        self.clock.suspended(total);
+    }
+
+    /// The cluster's time, when this host's own clocks show `own`, after what follows from it.
+    fn time(&mut self, own: Now) -> Now {
+        self.own_clock = own.wall;
+        let reading = self.clock.read(own, self.introductions.agents());
+        let now = reading.now;
+        self.report_clock(reading.moved);
+        self.replica.judge_by(reading.exact);
+        if reading.back || reading.moved.is_some() {
+            let effects = self.replica.time_moved(reading.moved, now);
+            if reading.moved.is_some() || !effects.changes.is_empty() {
+                // What was forgotten, and what was refused before, comes with the next exchange.
+                self.introductions.want_anybody(now.monotonic);
+            }
+            self.carry_out(effects, now);
+        }
+        if self.clock.in_doubt() {
+            let unknown = |name: &str| !self.clock.knows(name);
+            self.introductions
+                .want_one(unknown, now.monotonic, &mut self.rng);
+        }
+        now
+    }
+
+    /// Says in the log what is wrong with this host's clock, when that is news.
+    fn report_clock(&mut self, moved: Option<Offset>) {
+        let correction = self.clock.correction();
+        let shown = &self.counters.clock_correction_seconds;
+        shown.store(correction, Ordering::Relaxed);
+        let told = self.correction_told;
+        let news = (correction == 0) != (told == 0)
+            || correction.abs_diff(told) >= clock::TOLERANCE.as_secs();
+        if news && correction == 0 {
+            info!("this host's clock agrees with the cluster's time again");
+        } else if news {
+            let side = if correction < 0 { "ahead of" } else { "behind" };
+            let words = clock::in_words(correction.unsigned_abs());
+            warn!(
+                correction_seconds = correction,
+                "this host's clock is {words} {side} the cluster's time, which is used instead; set \
+                 the clock right, best by NTP (chrony, systemd-timesyncd)"
+            );
+        } else if let Some(moved) = moved {
+            let moved = moved.seconds();
+            let words = clock::in_words(moved.unsigned_abs());
+            let way = if moved < 0 { "back" } else { "forward" };
+            warn!("this host's clock was set {way} by {words}; own services are announced anew");
+        }
+        if news {
+            self.correction_told = correction;
+        }
+    }
+
+    /// What an agent's message says of its clock, and the cluster's time afterwards.
+    fn hear_clock(&mut self, head: &exchange::Head, now: Now) -> Now {
+        if !self.introductions.is_agent(&head.from) {
+            return now;
+        }
+        self.clock.heard(&head.from, head.clock, now.monotonic);
+        self.time(Now {
+            wall: self.own_clock,
+            ..now
+        })
+    }
+
     /// Lets time pass.
-    pub fn tick(&mut self, now: Now) {
+    pub fn tick(&mut self, own: Now) {
+        let now = self.time(own);
         let members = self.snapshot().members.size();
         let with = self
             .introductions
             .take(now.monotonic, members, &mut self.rng);
         if let Some(address) = with {
-            debug!(%address, "exchanging states with a new member");
+            debug!(%address, "exchanging states out of turn");
             self.actions.push(Action::Exchange(address));
         }
         let effects = self.replica.tick(now);
@@ -138,14 +226,16 @@ impl Core {
     }
 
     /// News from this host's own discovery and health.
-    pub fn local(&mut self, update: LocalUpdate, now: Now) {
+    pub fn local(&mut self, update: LocalUpdate, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.local(update, now);
         self.carry_out(effects, now);
     }
 
     /// Marks an instance of this host as draining; its service's name, or `None` when no such
     /// instance is here.
-    pub fn drain(&mut self, id: &str, now: Now) -> Option<String> {
+    pub fn drain(&mut self, id: &str, own: Now) -> Option<String> {
+        let now = self.time(own);
         let (found, effects) = self.replica.drain(id, now);
         if let Some(name) = &found {
             info!(service = name, instance = id, "set to draining");
@@ -155,13 +245,15 @@ impl Core {
     }
 
     /// The first join was tried.
-    pub fn joined(&mut self, now: Now) {
+    pub fn joined(&mut self, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.joined(now);
         self.carry_out(effects, now);
     }
 
     /// Declares own services gone, for good.
-    pub fn farewell(&mut self, now: Now) {
+    pub fn farewell(&mut self, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.farewell(now);
         info!(
             services = effects.broadcasts.len(),
@@ -171,7 +263,8 @@ impl Core {
     }
 
     /// Something gossip tells.
-    pub fn gossip(&mut self, event: Event, now: Now) {
+    pub fn gossip(&mut self, event: Event, own: Now) {
+        let now = self.time(own);
         let effects = self.event(event, now);
         self.carry_out(effects, now);
     }
@@ -187,12 +280,17 @@ impl Core {
             }
             Event::Updated(member) => {
                 debug!(node = member.name, "member changed its metadata");
+                self.introductions.updated(&member);
+                if !self.introductions.is_agent(&member.name) {
+                    self.clock.left(&member.name);
+                }
                 self.replica
                     .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");
                 self.introductions.left(&member.name);
+                self.clock.left(&member.name);
                 self.replica.member_down(&member.name, now)
             }
             Event::Conflict {
@@ -239,7 +337,11 @@ impl Core {
         if exchange::Message::is(state) {
             return self.exchange(state, now);
         }
-        self.introductions.exchanged();
+        if join {
+            self.introductions.joined_with_state();
+        } else {
+            self.introductions.exchanged();
+        }
         let records = match json::decode_state(state) {
             Ok(records) => self.readable(records, now),
             Err(error) => {
@@ -253,8 +355,8 @@ impl Core {
 
     /// One step of an exchange with another agent of ours.
     fn exchange(&mut self, bytes: &Bytes, now: Now) -> Effects {
-        let message = match exchange::Message::decode(bytes) {
-            Ok(message) => message,
+        let (head, message) = match exchange::Message::decode(bytes) {
+            Ok(read) => read,
             Err(error) => {
                 add(&self.counters.records_undecodable, 1);
                 if self.complaints.allows("exchange", now.monotonic) {
@@ -263,33 +365,34 @@ impl Core {
                 return Effects::default();
             }
         };
+        if message == exchange::Message::Same {
+            // First: if the clock below brings anything to light, we do not know the same any more.
+            self.introductions.exchanged();
+        }
+        let now = self.hear_clock(&head, now);
+        let from = head.from;
         match message {
             // Whoever was asked has replied already.
             exchange::Message::Root(_) => Effects::default(),
             exchange::Message::Same => {
-                self.introductions.exchanged();
                 add(&self.counters.exchanges_same, 1);
                 Effects::default()
             }
-            exchange::Message::Digest { from, digest } => {
+            exchange::Message::Digest { digest } => {
                 self.introductions.exchanged();
                 add(&self.counters.exchanges_different, 1);
-                let offers = exchange::offers(self.replica.snapshot(), &digest);
+                let offers = exchange::offers(self.replica.snapshot(), &digest, self.own_clock);
                 debug!(peer = from, offers = offers.len(), "catalogs differ");
                 self.send(&from, offers);
                 Effects::default()
             }
-            exchange::Message::Offer {
-                from,
-                buckets,
-                records,
-            } => {
+            exchange::Message::Offer { buckets, records } => {
                 let records = self.records(&records, now);
                 let (effects, better) = self.replica.offered(&buckets, records, now);
                 self.answer(&from, &better);
                 effects
             }
-            exchange::Message::Answer { from, records } => {
+            exchange::Message::Answer { records } => {
                 let records = self.records(&records, now);
                 let (effects, better) = self.replica.exchanged(records, now);
                 self.answer(&from, &better);
@@ -299,7 +402,8 @@ impl Core {
     }
 
     fn answer(&mut self, to: &str, records: &[Arc<Service>]) {
-        let answers = exchange::answers(self.replica.hostname(), records);
+        let head = exchange::Head::of(self.replica.snapshot(), self.own_clock);
+        let answers = exchange::answers(&head, records);
         self.send(to, answers);
     }
 
@@ -372,6 +476,10 @@ impl Core {
         self.actions
             .extend(effects.changes.into_iter().map(Action::Changed));
         for (record, why) in effects.rejected {
+            if matches!(why, Rejected::Future(_)) {
+                // Its clock or ours is wrong: which, an exchange will tell.
+                self.introductions.want(&record.hostname, now.monotonic);
+            }
             if self
                 .complaints
                 .allows(&format!("stamp {}", record.hostname), now.monotonic)
@@ -400,3 +508,6 @@ impl Core {
 fn key(record: &Service) -> String {
     format!("{}/{}", record.hostname, record.id)
 }
+
+#[cfg(test)]
+mod tests;

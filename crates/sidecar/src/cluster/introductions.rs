@@ -1,18 +1,22 @@
-//! Whom to exchange states with when members appear. Pure: members and time go in, an address comes
-//! out.
+//! Whom to exchange states with out of turn: when members appear, when clocks seem to differ, and
+//! after everything was forgotten. Pure: members and time go in, an address comes out.
 //!
-//! Who joins through one of us exchanges states with it on the way. Who joins through a member of
-//! another kind, Serf for one, which takes none of our records and passes none on, hears of us by
-//! name alone; and so does everybody when two halves of a cluster find each other again. The records
-//! would come with the next periodic exchange, up to twenty seconds later, or with their refresh.
-//! Therefore one of those that just appeared is chosen to exchange states with, about half a second
-//! later, unless a state has come meanwhile.
+//! Who joins through a member of another kind, Serf for one, which takes none of our records and
+//! passes none on, hears of us by name alone; and so does everybody when two halves of a cluster find
+//! each other again. Who joins through one of us has whole states, but does not know what time it is
+//! there. All that would come with the next periodic exchange, up to twenty seconds later, or with
+//! refreshes. Therefore one of those that just appeared is chosen to exchange states with, about half
+//! a second later, unless an exchange has come meanwhile.
 //!
 //! The chance to choose anybody falls with the share of the newcomers: somebody new in a large
 //! cluster asks one of the others for sure, and is asked by few.
+//!
+//! Exchanges that are asked for by name, or with anybody, take no chance, but they are bounded, too:
+//! whatever a peer sends, it makes this host begin one exchange each second at most, and one with the
+//! same peer in ten.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -29,16 +33,34 @@ const PAUSE: Duration = Duration::from_millis(200);
 const JITTER: Duration = Duration::from_millis(600);
 /// Exchanges are at least so far apart, whoever comes and goes.
 const APART: Duration = Duration::from_secs(1);
+/// The same member is not asked by name again before this.
+const SAME_APART: Duration = Duration::from_secs(10);
 /// How many of the others turn to a single newcomer, about.
 const ASKED_BY: usize = 3;
+/// How many are tried when anybody will do; then the periodic exchange has to help.
+const TRIES: u8 = 5;
 
-/// Which members that keep records are new.
+/// Which members keep records, and with whom of them to exchange.
 #[derive(Debug)]
 pub struct Introductions {
     us: String,
-    new: BTreeMap<String, SocketAddr>,
+    peers: BTreeMap<String, Peer>,
+    new: BTreeSet<String>,
     due: Option<Instant>,
+    wanted: BTreeSet<String>,
+    /// Those asked by name of late, and when.
+    asked: BTreeMap<String, Instant>,
+    /// How many more are tried until an exchange comes about.
+    tries: u8,
+    /// Since when `wanted` or `tries` ask for something.
+    since: Option<Instant>,
     last: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    address: SocketAddr,
+    kind: Kind,
 }
 
 impl Introductions {
@@ -46,51 +68,163 @@ impl Introductions {
     pub fn new(us: &str) -> Self {
         Self {
             us: us.to_owned(),
-            new: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            new: BTreeSet::new(),
             due: None,
+            wanted: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            tries: 0,
+            since: None,
             last: None,
         }
     }
 
     /// A member joined or returned from the dead.
     pub fn joined(&mut self, member: &Member, now: Instant, rng: &mut impl Rng) {
-        if member.name == self.us || metadata::kind(&member.meta) == Kind::Foreign {
+        self.updated(member);
+        if !self.peers.contains_key(&member.name) {
             return;
         }
-        self.new.insert(member.name.clone(), member.addr);
+        self.new.insert(member.name.clone());
         if self.due.is_none() {
-            let soon = now + PAUSE + JITTER.mul_f64(rng.random());
-            let allowed = self.last.map_or(now, |last| last + APART);
-            self.due = Some(soon.max(allowed));
+            self.due = Some(now + PAUSE + JITTER.mul_f64(rng.random()));
         }
+    }
+
+    /// A member says what it is.
+    pub fn updated(&mut self, member: &Member) {
+        let kind = metadata::kind(&member.meta);
+        if member.name == self.us || kind == Kind::Foreign {
+            self.left(&member.name);
+            return;
+        }
+        let address = member.addr;
+        self.peers
+            .insert(member.name.clone(), Peer { address, kind });
     }
 
     /// A member died or left.
     pub fn left(&mut self, name: &str) {
+        self.peers.remove(name);
         self.new.remove(name);
+        self.wanted.remove(name);
         self.settle();
     }
 
-    /// The state of one of our kind was merged; it has ours too.
+    /// Somebody's whole state was merged in a join; it has ours too, but agents still have to compare
+    /// their clocks.
+    pub fn joined_with_state(&mut self) {
+        let agents = |name: &String| self.peers.get(name).is_some_and(Peer::is_ours);
+        self.new.retain(agents);
+        self.settle();
+    }
+
+    /// The state of one of our kind was compared or merged; it has ours too.
     pub fn exchanged(&mut self) {
         self.new.clear();
+        self.tries = 0;
         self.settle();
+    }
+
+    /// How many members are of our kind, this one included.
+    pub fn agents(&self) -> usize {
+        1 + self.peers.values().filter(|peer| peer.is_ours()).count()
+    }
+
+    /// Whether this is the name of another member of our kind.
+    pub fn is_agent(&self, name: &str) -> bool {
+        self.peers.get(name).is_some_and(Peer::is_ours)
+    }
+
+    /// Asks for an exchange with this member soon, if it is of our kind.
+    pub fn want(&mut self, name: &str, now: Instant) {
+        if self.is_agent(name) && !self.asked_of_late(name, now) {
+            self.wanted.insert(name.to_owned());
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Asks for an exchange soon with one of our kind for whom `wanted` holds, unless somebody is
+    /// asked for already.
+    pub fn want_one(&mut self, wanted: impl Fn(&str) -> bool, now: Instant, rng: &mut impl Rng) {
+        if !self.wanted.is_empty() {
+            return;
+        }
+        let agents = self.peers.iter().filter(|(_, peer)| peer.is_ours());
+        let names = agents.map(|(name, _)| name);
+        let names: Vec<&String> = names
+            .filter(|name| wanted(name) && !self.asked_of_late(name, now))
+            .collect();
+        if !names.is_empty() {
+            let name = names[rng.random_range(0..names.len())].clone();
+            self.want(&name, now);
+        }
+    }
+
+    /// Asks for an exchange at once with whoever answers.
+    pub fn want_anybody(&mut self, now: Instant) {
+        self.tries = TRIES;
+        self.since.get_or_insert(now);
+    }
+
+    fn asked_of_late(&self, name: &str, now: Instant) -> bool {
+        let asked = self.asked.get(name);
+        asked.is_some_and(|at| now < *at + SAME_APART)
     }
 
     /// When [`Introductions::take`] next has something to say.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.due
+        let next = [self.due, self.since].into_iter().flatten().min()?;
+        Some(self.last.map_or(next, |last| next.max(last + APART)))
     }
 
     /// Whom to exchange states with now, if it is time and chance falls on us, one of `members`.
     pub fn take(&mut self, now: Instant, members: usize, rng: &mut impl Rng) -> Option<SocketAddr> {
-        self.due.filter(|due| *due <= now)?;
-        let new: Vec<SocketAddr> = std::mem::take(&mut self.new).into_values().collect();
+        self.next_deadline().filter(|at| *at <= now)?;
+        let taken = self
+            .take_anybody(rng)
+            .or_else(|| self.take_wanted(now))
+            .or_else(|| self.take_new(now, members, rng));
+        if taken.is_some() {
+            self.last = Some(now);
+        }
         self.settle();
-        if rng.random_range(0..members.max(1)) >= ASKED_BY * new.len() {
+        taken
+    }
+
+    fn take_anybody(&mut self, rng: &mut impl Rng) -> Option<SocketAddr> {
+        self.tries = self.tries.checked_sub(1)?;
+        // Of Go Sidecars whole states must come, and they know no time.
+        let agents = |peer: &&Peer| peer.is_ours();
+        let of_ours: Vec<&Peer> = self.peers.values().filter(agents).collect();
+        let peers = match of_ours.is_empty() {
+            true => self.peers.values().collect(),
+            false => of_ours,
+        };
+        if peers.is_empty() {
+            self.tries = 0;
             return None;
         }
-        self.last = Some(now);
+        Some(peers[rng.random_range(0..peers.len())].address)
+    }
+
+    fn take_wanted(&mut self, now: Instant) -> Option<SocketAddr> {
+        let name = self.wanted.pop_first()?;
+        self.asked.retain(|_, at| now < *at + SAME_APART);
+        let address = self.peers.get(&name)?.address;
+        self.asked.insert(name, now);
+        Some(address)
+    }
+
+    fn take_new(&mut self, now: Instant, members: usize, rng: &mut impl Rng) -> Option<SocketAddr> {
+        self.due.filter(|due| *due <= now)?;
+        let new = std::mem::take(&mut self.new).into_iter();
+        let new: Vec<SocketAddr> = new
+            .filter_map(|name| Some(self.peers.get(&name)?.address))
+            .collect();
+        if new.is_empty() || rng.random_range(0..members.max(1)) >= ASKED_BY * new.len() {
+            return None;
+        }
         Some(new[rng.random_range(0..new.len())])
     }
 
@@ -98,6 +232,15 @@ impl Introductions {
         if self.new.is_empty() {
             self.due = None;
         }
+        if self.wanted.is_empty() && self.tries == 0 {
+            self.since = None;
+        }
+    }
+}
+
+impl Peer {
+    fn is_ours(&self) -> bool {
+        self.kind == Kind::Ours
     }
 }
 
@@ -133,6 +276,10 @@ mod tests {
             number,
             "{\"State\":\"Running\"}",
         )
+    }
+
+    fn ours(number: usize) -> Member {
+        member(&format!("agent-{number}"), number, "{\"Generation\":1}")
     }
 
     struct Bench {
@@ -227,6 +374,68 @@ mod tests {
         bench.joined(&member("serf", 1, "\u{7f}role"));
         bench.joined(&member("us", 3, "{}"));
         assert_eq!(bench.introductions.next_deadline(), None);
+    }
+
+    #[test]
+    fn whoever_is_asked_for_is_asked_once_in_ten_seconds() {
+        let mut bench = Bench::new();
+        (1..=3).for_each(|number| bench.joined(&ours(number)));
+        bench.introductions.exchanged();
+        let mut taken = Vec::new();
+        let start = bench.now;
+        while bench.now < start + 30 * SECOND {
+            for name in ["agent-1", "agent-2", "go", "nobody"] {
+                bench.introductions.want(name, bench.now);
+            }
+            taken.extend(bench.take().map(|with| (bench.now - start, with)));
+            bench.now += SECOND / 4;
+        }
+        let expected = (0..3).flat_map(|round| {
+            let first = 10 * SECOND * round;
+            [(first, address(1)), (first + SECOND, address(2))]
+        });
+        assert!(taken.iter().copied().eq(expected), "{taken:?}");
+    }
+
+    #[test]
+    fn one_of_those_that_will_do_is_asked() {
+        let mut bench = Bench::new();
+        (1..=3).for_each(|number| bench.joined(&ours(number)));
+        bench.joined(&agent(4));
+        bench.introductions.exchanged();
+        assert_eq!(bench.introductions.agents(), 4);
+        for expected in [Some(address(3)), None] {
+            let will_do = |name: &str| !["agent-1", "agent-2"].contains(&name);
+            let introductions = &mut bench.introductions;
+            introductions.want_one(will_do, bench.now, &mut bench.rng);
+            bench.now += SECOND;
+            assert_eq!(bench.take(), expected);
+        }
+    }
+
+    #[test]
+    fn anybody_is_asked_until_somebody_answers() {
+        for answered in [false, true] {
+            let mut bench = Bench::new();
+            bench.joined(&agent(1));
+            bench.joined(&ours(2));
+            bench.introductions.exchanged();
+            bench.introductions.want_anybody(bench.now);
+            assert_eq!(bench.next(), Some((Duration::ZERO, Some(address(2)))));
+            if answered {
+                bench.introductions.exchanged();
+            }
+            let mut more = Vec::new();
+            while let Some(next) = bench.next() {
+                more.push(next);
+            }
+            let again = (APART, Some(address(2)));
+            assert_eq!(more, vec![again; if answered { 0 } else { 4 }]);
+        }
+        let mut alone = Bench::new();
+        alone.introductions.want_anybody(alone.now);
+        assert_eq!(alone.next(), Some((Duration::ZERO, None)));
+        assert_eq!(alone.next(), None);
     }
 
     #[test]

@@ -16,9 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{Applied, Author, Buckets, Change, Now, Rejected, Service, State, Status, Timestamp};
+use catalog::{
+    Applied, Author, Buckets, Change, FUTURE_STAMP_MAX, Now, Rejected, Service, State, Status,
+    Timestamp,
+};
 
-use super::metadata::Kind;
+use super::{clock::Offset, metadata::Kind};
 use crate::{discovery::SourceName, health::LocalUpdate};
 
 /// Where somebody needs it, quiet records are stamped and sent again this often: Go peers forget what
@@ -79,8 +82,10 @@ pub struct Replica {
     draining: BTreeSet<Key>,
     started: Timestamp,
     /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
-    /// clock does.
+    /// clock does, unless the cluster's time turns out to be another.
     last_stamp: Timestamp,
+    /// From our time to that by which stamps of others are judged.
+    judged_by: Offset,
     /// Sources that have not listed completely yet.
     awaited: BTreeSet<SourceName>,
     /// Members that need refreshes.
@@ -106,6 +111,7 @@ impl Replica {
             draining: BTreeSet::new(),
             started: now.wall,
             last_stamp: now.wall,
+            judged_by: Offset::default(),
             awaited: awaited.into_iter().collect(),
             go_members: BTreeSet::new(),
             joined: false,
@@ -185,7 +191,7 @@ impl Replica {
     /// Takes in a record a peer sent.
     pub fn remote(&mut self, record: Service, now: Now) -> Effects {
         let mut effects = Effects::default();
-        if let Err(why) = self.state.admit(&record, now) {
+        if let Err(why) = self.state.admit(&record, self.judged(now)) {
             effects.rejected.push((record, why));
             return effects;
         }
@@ -302,6 +308,48 @@ impl Replica {
         effects
     }
 
+    /// From now on stamps of others are judged by a time that is so far from ours.
+    pub fn judge_by(&mut self, exact: Offset) {
+        self.judged_by = exact;
+    }
+
+    fn judged(&self, now: Now) -> Now {
+        let wall = self.judged_by.translate(now.wall);
+        Now { wall, ..now }
+    }
+
+    /// The cluster's time is another than was thought, by `moved` when that is much.
+    ///
+    /// What is stamped beyond it could be overridden by nothing, and whoever had the right time has
+    /// refused it: it is forgotten. What this host has said is said again, with stamps that others
+    /// believe, be they lower than the old ones; if little has moved, and of tombstones in any case,
+    /// only what would be lost.
+    pub fn time_moved(&mut self, moved: Option<Offset>, now: Now) -> Effects {
+        let limit = self.judged(now).wall.plus(FUTURE_STAMP_MAX);
+        let lost = |held: &&Arc<Service>| held.updated > limit;
+        let own = self.own.keys();
+        let own = own
+            .filter_map(|(host, id)| self.state.record(host, id))
+            .filter(|held| !held.is_tombstone() && (moved.is_some() || lost(held)));
+        let buried = self.state.records_of(&self.hostname);
+        let buried = buried.filter(|held| held.is_tombstone() && lost(held));
+        let said: Vec<Arc<Service>> = own.chain(buried).cloned().collect();
+        let keys: BTreeSet<Key> = said.iter().map(|record| key_of(record)).collect();
+        let mut changes = self.state.forget_newer_than(limit, now);
+        // These are back before anybody looks.
+        changes.retain(|change| !keys.contains(&key_of(&change.service)));
+        if let Some(moved) = moved {
+            self.started = moved.translate(self.started);
+        }
+        self.last_stamp = self.last_stamp.min(now.wall);
+        let mut effects = Effects::default();
+        for record in said {
+            self.publish(Service::clone(&record), now, Timestamp::EPOCH, &mut effects);
+        }
+        effects.changes = changes;
+        effects
+    }
+
     /// When [`Replica::tick`] next has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));
@@ -365,8 +413,10 @@ impl Replica {
         }
     }
 
-    /// Stamps an own record, applies and broadcasts it.
+    /// Stamps an own record, newer than what is held and than that, applies and broadcasts it.
     fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
+        let held = self.state.record(&record.hostname, &record.id);
+        let newer_than = held.map_or(newer_than, |held| newer_than.max(held.updated));
         let updated = self.stamp(now, newer_than.next());
         let record = Service { updated, ..record };
         match self.state.apply(record.clone(), Author::Own, now) {
@@ -391,7 +441,7 @@ impl Replica {
                 status: Status::Tombstone,
                 ..Service::clone(&held)
             };
-            self.publish(tombstone, now, held.updated, effects);
+            self.publish(tombstone, now, Timestamp::EPOCH, effects);
         }
     }
 
@@ -418,6 +468,7 @@ impl Replica {
     }
 
     fn merge(&mut self, record: Service, now: Now, effects: &mut Effects) {
+        let now = self.judged(now);
         match self.state.apply(record.clone(), Author::Peer, now) {
             Ok(Applied::New(change)) => {
                 effects.changes.extend(change);

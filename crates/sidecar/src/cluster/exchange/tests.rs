@@ -22,6 +22,18 @@ fn agent(name: &str) -> Replica {
     replica
 }
 
+/// What everybody's wall clock shows.
+fn clock() -> Timestamp {
+    now(200).wall
+}
+
+fn head() -> Head {
+    Head {
+        from: "h0".to_owned(),
+        clock: clock(),
+    }
+}
+
 fn hear(replica: &mut Replica, record: Service) {
     let effects = replica.remote(record, now(200));
     assert!(effects.rejected.is_empty());
@@ -39,7 +51,13 @@ impl Cost {
         self.messages += messages.len();
         self.bytes += messages.iter().map(Bytes::len).sum::<usize>();
         let decode = |bytes: &Bytes| Message::decode(bytes).expect("our own message");
-        messages.iter().map(decode).collect()
+        let messages = messages.iter().map(decode);
+        let read = messages.map(|(head, message)| {
+            assert!(["one", "other", "late", "awake", "sleeper"].contains(&&*head.from));
+            assert_eq!(head.clock, clock());
+            message
+        });
+        read.collect()
     }
 }
 
@@ -52,18 +70,15 @@ fn records_in(list: &[u8]) -> Vec<Service> {
 /// so.
 fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bool) -> Cost {
     let mut cost = Cost::default();
-    let opening = opening(one.snapshot());
+    let opening = opening(one.snapshot(), clock());
     cost.of(vec![opening.clone()]);
-    let reply = cost.of(vec![reply(other.snapshot(), &opening)]);
+    let reply = cost.of(vec![reply(other.snapshot(), &opening, clock())]);
     let digest = match &reply[..] {
         [Message::Same] => return cost,
-        [Message::Digest { digest, from }] => {
-            assert_eq!(from, other.hostname());
-            digest.clone()
-        }
+        [Message::Digest { digest }] => digest.clone(),
         reply => panic!("{reply:?}"),
     };
-    let offers = offers(one.snapshot(), &digest);
+    let offers = offers(one.snapshot(), &digest, clock());
     // To whom, and what.
     let mut under_way: Vec<(bool, Message)> = Vec::new();
     under_way.extend(cost.of(offers).into_iter().map(|it| (true, it)));
@@ -73,14 +88,14 @@ fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bo
         }
         let replica = if to_other { &mut *other } else { &mut *one };
         let better = match message {
-            Message::Offer {
-                buckets, records, ..
-            } => replica.offered(&buckets, records_in(&records), now(200)).1,
-            Message::Answer { records, .. } => replica.exchanged(records_in(&records), now(200)).1,
+            Message::Offer { buckets, records } => {
+                replica.offered(&buckets, records_in(&records), now(200)).1
+            }
+            Message::Answer { records } => replica.exchanged(records_in(&records), now(200)).1,
             message => panic!("{message:?}"),
         };
-        let name = replica.hostname().to_owned();
-        let answers = cost.of(answers(&name, &better));
+        let head = Head::of(replica.snapshot(), clock());
+        let answers = cost.of(answers(&head, &better));
         under_way.extend(answers.into_iter().map(|it| (!to_other, it)));
         assert!(cost.messages < 1000, "it never ends");
     }
@@ -92,7 +107,7 @@ fn root(replica: &Replica) -> u64 {
 }
 
 #[test]
-fn who_agrees_says_so_in_a_dozen_bytes() {
+fn who_agrees_says_so_in_a_few_dozen_bytes() {
     let (mut one, mut other) = (agent("one"), agent("other"));
     for id in 0..1000 {
         for replica in [&mut one, &mut other] {
@@ -100,7 +115,7 @@ fn who_agrees_says_so_in_a_dozen_bytes() {
         }
     }
     let cost = exchange(&mut one, &mut other, || false);
-    assert_eq!((cost.messages, cost.bytes), (2, 12));
+    assert_eq!((cost.messages, cost.bytes), (2, 38));
 }
 
 #[test]
@@ -173,11 +188,11 @@ fn a_go_sidecar_gets_the_whole_state() {
     let one = agent("one");
     let theirs = Bytes::from_static(b"{\"Servers\":{}}");
     assert_eq!(
-        reply(one.snapshot(), &theirs),
+        reply(one.snapshot(), &theirs, clock()),
         json::encode_replica(one.snapshot())
     );
     assert_eq!(
-        reply(one.snapshot(), &Bytes::new()),
+        reply(one.snapshot(), &Bytes::new(), clock()),
         json::encode_replica(one.snapshot())
     );
 }
@@ -188,32 +203,49 @@ fn what_others_say_is_not_taken_for_ours() {
         assert!(!Message::is(&[kind, b'R']), "a message of Serf");
     }
     assert!(!Message::is(b"{\"Servers\":{}}"));
-    assert!(Message::is(&Message::Same.encode()));
+    assert!(Message::is(&Message::Same.encode(&head())));
 }
 
 #[test]
 fn what_cannot_be_read_is_refused() {
     let digest = Box::new(Digest::default());
-    let from = "h0".to_owned();
-    let good = Message::Digest { from, digest }.encode();
+    let good = Message::Digest { digest }.encode(&head());
     assert!(Message::decode(&good).is_ok());
-    let mut long = good.to_vec();
-    long.push(0);
-    for bad in [
-        &b""[..],
-        b"\xd1",
-        b"{}",
-        b"\xd1X",
-        b"\xd1R1234567",
-        b"\xd1S.",
-        b"\xd1O\xff",
-        b"\xd1O\x02h0",
-        b"\xd1A\x02\xff\xff[]",
-        &good[..good.len() - 1],
-        &long,
+    let same = Message::Same.encode(&head());
+    for end in 0..same.len() {
+        assert!(Message::decode(&same.slice(..end)).is_err(), "{end}");
+    }
+    let head = &same[2..];
+    for (kind, body) in [
+        (b'X', &b""[..]),
+        (b'R', b"1234567"),
+        (b'R', b"123456789"),
+        (b'S', b"."),
+        (b'O', b"short"),
+        (b'D', &good[same.len()..good.len() - 1]),
+        (b'D', &[&good[same.len()..], b"."].concat()),
     ] {
-        let bad = Bytes::copy_from_slice(bad);
+        let bad = Bytes::from([&[MAGIC, kind], head, body].concat());
         assert!(Message::decode(&bad).is_err(), "{bad:?}");
+    }
+    for bad in [&b"{}"[..], b"\xd1A\x02\xff\xff12345678[]", b"\xd1A\xffh0"] {
+        assert!(Message::decode(&Bytes::from_static(bad)).is_err());
+    }
+}
+
+#[test]
+fn any_clock_travels_to_the_microsecond() {
+    for text in [
+        "-009999-01-02T03:04:05Z",
+        "1969-12-31T23:59:59.999999Z",
+        "2026-02-03T09:15:27.000001Z",
+        "9999-12-30T00:00:00Z",
+    ] {
+        let clock = text.parse().expect("a time");
+        let from = "h0".to_owned();
+        let head = Head { from, clock };
+        let read = Message::decode(&Message::Root(7).encode(&head));
+        assert_eq!(read.ok(), Some((head, Message::Root(7))));
     }
 }
 
