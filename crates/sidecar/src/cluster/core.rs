@@ -33,6 +33,10 @@ use crate::{health::LocalUpdate, throttle::Throttle};
 /// The same trouble with the same peer is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
+/// After a pause of so long nothing is believed any more of what others had said before it: they keep
+/// tombstones for 3 h, and a part of that may have passed already.
+pub const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
 /// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -93,6 +97,8 @@ pub struct Core {
     own_clock: Timestamp,
     /// The correction that was last said in the log, in seconds.
     correction_told: i64,
+    /// Pauses since this host last knew the same as another one, in all.
+    slept: Duration,
     counters: Arc<Counters>,
     complaints: Throttle,
     rng: Pcg64Mcg,
@@ -108,6 +114,7 @@ impl Core {
             clock: ClusterClock::default(),
             own_clock: Timestamp::EPOCH,
             correction_told: 0,
+            slept: Duration::ZERO,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
             rng: Pcg64Mcg::seed_from_u64(seed),
@@ -161,12 +168,36 @@ impl Core {
             }
             self.carry_out(effects, now);
         }
+        if let Some(pause) = reading.paused {
+            self.woke(pause, now);
+        }
         if self.clock.in_doubt() {
             let unknown = |name: &str| !self.clock.knows(name);
             self.introductions
                 .want_one(unknown, now.monotonic, &mut self.rng);
         }
         now
+    }
+
+    /// This process, or its machine, has stood still for so long.
+    ///
+    /// What others have buried and forgotten meanwhile is still alive here, and whoever heard of it
+    /// from us would raise the dead; so all of it goes. Until somebody has told us anew, a round trip
+    /// away, readers see this host's own services alone: who finds nothing asks again, while who is
+    /// sent to where something was hours ago may find something else there.
+    ///
+    /// Short sleeps add up until an exchange has shown that nothing was missed.
+    fn woke(&mut self, pause: Duration, now: Now) {
+        self.slept += pause;
+        if self.slept < SLEEP_MAX {
+            return;
+        }
+        let words = clock::in_words(self.slept.as_secs());
+        warn!("stood still for {words}; what other hosts had said is asked for again");
+        self.slept = Duration::ZERO;
+        let effects = self.replica.forget_others(now);
+        self.introductions.want_anybody(now.monotonic);
+        self.carry_out(effects, now);
     }
 
     /// Says in the log what is wrong with this host's clock, when that is news.
@@ -368,6 +399,7 @@ impl Core {
         if message == exchange::Message::Same {
             // First: if the clock below brings anything to light, we do not know the same any more.
             self.introductions.exchanged();
+            self.slept = Duration::ZERO;
         }
         let now = self.hear_clock(&head, now);
         let from = head.from;

@@ -27,6 +27,15 @@ const STEP: Duration = Duration::from_millis(100);
 /// Each host begins an exchange so often.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(20);
 
+/// How a host stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sleep {
+    /// The machine is suspended, and its monotonic clock with it.
+    Suspended,
+    /// The process is stopped.
+    Stopped,
+}
+
 /// One simulated host.
 pub(super) struct Host {
     pub(super) name: String,
@@ -36,7 +45,9 @@ pub(super) struct Host {
     pub(super) error: i64,
     /// How long it has been suspended, in all.
     suspended: Duration,
-    asleep: bool,
+    asleep: Option<Sleep>,
+    /// No message passes.
+    pub(super) cut_off: bool,
     /// Hosts it takes for members.
     members: BTreeSet<usize>,
     exchanges: usize,
@@ -85,7 +96,8 @@ impl Lab {
             counters,
             error,
             suspended: Duration::ZERO,
-            asleep: false,
+            asleep: None,
+            cut_off: false,
             members: BTreeSet::new(),
             exchanges: 0,
         });
@@ -181,13 +193,13 @@ impl Lab {
     }
 
     /// The machine stands still until [`Lab::wake`].
-    pub(super) fn sleep(&mut self, host: usize) {
-        self.hosts[host].asleep = true;
+    pub(super) fn sleep(&mut self, host: usize, how: Sleep) {
+        self.hosts[host].asleep = Some(how);
     }
 
     /// It goes on, and the others hear that it lives.
     pub(super) fn wake(&mut self, host: usize) {
-        self.hosts[host].asleep = false;
+        self.hosts[host].asleep = None;
         for peer in self.hosts[host].members.clone() {
             self.meet(host, peer);
         }
@@ -199,7 +211,7 @@ impl Lab {
     }
 
     fn deliver(&mut self, to: usize, event: Event) {
-        if self.hosts[to].asleep {
+        if self.hosts[to].asleep.is_some() {
             return;
         }
         let now = self.now(to);
@@ -210,8 +222,10 @@ impl Lab {
     }
 
     fn carry_out(&mut self, from: usize) {
+        let cut_off = self.hosts[from].cut_off;
         for action in self.hosts[from].core.actions() {
             match action {
+                _ if cut_off => {}
                 Action::Broadcast { payload, .. } => {
                     for to in self.hosts[from].members.clone() {
                         let message = Event::Message(payload.clone());
@@ -235,7 +249,7 @@ impl Lab {
     }
 
     fn exchange(&mut self, from: usize, to: usize) {
-        if self.hosts[to].asleep {
+        if self.hosts[to].asleep.is_some() || self.hosts[from].cut_off || self.hosts[to].cut_off {
             return;
         }
         let clock = |host| self.now(host).wall;
@@ -253,7 +267,9 @@ impl Lab {
         while self.at < end {
             self.at += STEP;
             for (to, event) in std::mem::take(&mut self.under_way) {
-                self.deliver(to, event);
+                if !self.hosts[to].cut_off {
+                    self.deliver(to, event);
+                }
             }
             for number in 0..self.hosts.len() {
                 self.step(number);
@@ -266,8 +282,10 @@ impl Lab {
         let now = self.now(number);
         let at = self.at;
         let host = &mut self.hosts[number];
-        if host.asleep {
-            host.suspended += STEP;
+        if let Some(sleep) = host.asleep {
+            if sleep == Sleep::Suspended {
+                host.suspended += STEP;
+            }
             return;
         }
         if host

@@ -1,5 +1,6 @@
 //! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
 
+pub mod awake;
 pub mod clock;
 pub mod core;
 pub mod exchange;

@@ -350,6 +350,23 @@ impl Replica {
         effects
     }
 
+    /// Forgets what every other host has said, who is a member excepted.
+    pub fn forget_others(&mut self, now: Now) -> Effects {
+        // Ours, but under another name.
+        let names = self.own.keys().filter(|(host, _)| *host != self.hostname);
+        let said = names.filter_map(|(host, id)| self.state.record(host, id));
+        let said: Vec<Arc<Service>> = said.filter(|held| !held.is_tombstone()).cloned().collect();
+        let keys: BTreeSet<Key> = said.iter().map(|record| key_of(record)).collect();
+        let mut changes = self.state.forget_others(&self.hostname, now);
+        changes.retain(|change| !keys.contains(&key_of(&change.service)));
+        let mut effects = Effects::default();
+        for record in said {
+            self.publish(Service::clone(&record), now, Timestamp::EPOCH, &mut effects);
+        }
+        effects.changes = changes;
+        effects
+    }
+
     /// When [`Replica::tick`] next has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));

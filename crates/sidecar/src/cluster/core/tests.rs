@@ -2,7 +2,10 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
-use super::{super::lab::Lab, *};
+use super::{
+    super::lab::{Lab, Sleep},
+    *,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -112,7 +115,7 @@ fn what_was_buried_by_a_wrong_clock_stays_buried() {
     lab.run(MINUTE);
     // Alone and years ahead, it buries; the other one, away, holds the service as alive.
     lab.bury(1);
-    lab.sleep(1);
+    lab.sleep(1, Sleep::Stopped);
     lab.hosts[0].error = 2 * YEAR;
     lab.run(MINUTE);
     lab.stop(0, "s");
@@ -120,6 +123,69 @@ fn what_was_buried_by_a_wrong_clock_stays_buried() {
     lab.wake(1);
     lab.run(MINUTE);
     lab.expect(&["h1/s"]);
+}
+
+#[test]
+fn who_has_slept_for_long_does_not_raise_the_dead() {
+    for how in [Sleep::Suspended, Sleep::Stopped] {
+        for found_dead in [true, false] {
+            let mut lab = joined(&[0, 0, 0]);
+            lab.announce(2, "own");
+            lab.run(MINUTE);
+            lab.sleep(2, how);
+            if found_dead {
+                lab.bury(2);
+            }
+            lab.run(MINUTE);
+            lab.stop(0, "s");
+            lab.run(240 * MINUTE);
+            let held = |host: usize| lab.hosts[host].core.snapshot().service("h0", "s");
+            assert_eq!(held(0), None, "buried and forgotten");
+            assert_eq!(held(1), None, "buried and forgotten");
+            assert!(held(2).is_some_and(|it| it.is_alive()));
+            lab.wake(2);
+            for _ in 0..600 {
+                lab.run(SECOND / 10);
+                for host in 0..2 {
+                    assert!(!lab.seen_by(host).contains(&"h0/s".to_owned()), "{how:?}");
+                }
+            }
+            lab.expect(&["h1/s", "h2/own", "h2/s"]);
+        }
+    }
+}
+
+#[test]
+fn until_somebody_answers_who_has_slept_knows_itself_alone() {
+    let mut lab = joined(&[0, 0, 0]);
+    lab.run(MINUTE);
+    lab.sleep(2, Sleep::Suspended);
+    lab.run(120 * MINUTE);
+    lab.hosts[2].cut_off = true;
+    lab.wake(2);
+    lab.run(MINUTE);
+    assert_eq!(lab.seen_by(2), ["h2/s"]);
+    assert_eq!(lab.hosts[2].core.snapshot().members.size(), 3);
+    lab.hosts[2].cut_off = false;
+    lab.run(MINUTE);
+    lab.expect(&["h0/s", "h1/s", "h2/s"]);
+}
+
+#[test]
+fn short_sleeps_without_an_exchange_add_up() {
+    for (cut_off, forgets) in [(true, true), (false, false)] {
+        let mut lab = joined(&[0, 0]);
+        lab.run(MINUTE);
+        for nap in 0..2 {
+            lab.sleep(1, Sleep::Suspended);
+            lab.run(40 * MINUTE);
+            lab.hosts[1].cut_off = cut_off;
+            lab.wake(1);
+            lab.run(MINUTE);
+            let forgot = lab.seen_by(1) == ["h1/s"];
+            assert_eq!(forgot, forgets && nap == 1, "{nap}");
+        }
+    }
 }
 
 #[test]
