@@ -147,6 +147,12 @@ impl Metrics {
             "Changes that readers saw.",
             counters.changes.load(Ordering::Relaxed),
         );
+        text.single(
+            "sidecar_name_conflicts_total",
+            "counter",
+            "Reports that another live host claims this host's name.",
+            counters.name_conflicts.load(Ordering::Relaxed),
+        );
         let name = "sidecar_clock_correction_seconds";
         text.family(
             name,

@@ -37,6 +37,9 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 /// tombstones for 3 h, and a part of that may have passed already.
 pub const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
+/// Two hosts with one name are worth a line more often than other trouble: services are at stake.
+const COMPLAIN_OF_NAMES_EVERY: Duration = Duration::from_secs(300);
+
 /// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -79,6 +82,8 @@ pub struct Counters {
     pub exchanges_same: AtomicU64,
     /// State exchanges begun here that found a difference.
     pub exchanges_different: AtomicU64,
+    /// Reports that another live host claims this host's name.
+    pub name_conflicts: AtomicU64,
     /// What is added to this host's clock, in seconds: 0 while it is near the cluster's time.
     pub clock_correction_seconds: AtomicI64,
 }
@@ -101,6 +106,7 @@ pub struct Core {
     slept: Duration,
     counters: Arc<Counters>,
     complaints: Throttle,
+    names: Throttle,
     rng: Pcg64Mcg,
     actions: Vec<Action>,
 }
@@ -117,6 +123,7 @@ impl Core {
             slept: Duration::ZERO,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
+            names: Throttle::new(COMPLAIN_OF_NAMES_EVERY),
             rng: Pcg64Mcg::seed_from_u64(seed),
             actions: Vec::new(),
         }
@@ -328,23 +335,40 @@ impl Core {
                 name,
                 existing,
                 claimed,
-            } => {
-                if self
-                    .complaints
-                    .allows(&format!("conflict {name}"), now.monotonic)
-                {
-                    warn!(
-                        node = name,
-                        %existing,
-                        %claimed,
-                        "two hosts claim one name; give each its own SIDECAR_NODE_NAME"
-                    );
-                }
-                Effects::default()
-            }
+            } => self.name_conflict(&name, existing, claimed, now),
             Event::Message(payload) => self.record(&payload, now),
             Event::RemoteState { state, join } => self.remote_state(&state, join, now),
         }
+    }
+
+    /// Two live hosts have one name: the one that is listed, and another that is ignored.
+    fn name_conflict(
+        &mut self,
+        name: &str,
+        existing: SocketAddr,
+        claimed: SocketAddr,
+        now: Now,
+    ) -> Effects {
+        let ours = name == self.replica.hostname();
+        if self.names.allows(name, now.monotonic) {
+            let whose = if ours {
+                "this host and another"
+            } else {
+                "two hosts"
+            };
+            warn!(
+                node = name,
+                %existing,
+                %claimed,
+                "{whose} have one name; the services of one are lost when the other ends: give each \
+                 host its own SIDECAR_NODE_NAME and restart its agent"
+            );
+        }
+        if ours {
+            add(&self.counters.name_conflicts, 1);
+            self.replica.rival_reported(now);
+        }
+        Effects::default()
     }
 
     fn record(&mut self, payload: &Bytes, now: Now) -> Effects {
@@ -528,8 +552,8 @@ impl Core {
                     service = record.name,
                     instance = record.id,
                     host = record.hostname,
-                    "somebody else announces a service under this host's name; is the name used \
-                     twice?"
+                    "somebody else announces a service under this host's name; if another host has \
+                     it, too, give each its own SIDECAR_NODE_NAME"
                 );
             }
         }

@@ -6,6 +6,11 @@
 //! newer stamp. Records of this host that discovery does not know are ghosts of a former life once
 //! every source has listed; until then "not seen yet" is not "gone".
 //!
+//! Another live host may have the same name. Then nobody is the only writer any more, and two that
+//! each set right what the other says would do so for ever. So whoever answers back is left alone:
+//! what is newer than a tombstone of ours stands, and of two that announce the same instance the one
+//! that is contradicted again and again yields. The operator is told.
+//!
 //! Between our own agents a record stands as long as its host does, and nothing is repeated. Only
 //! while a Go Sidecar is in the cluster, and for records under a name that is no member's, are
 //! quiet records refreshed.
@@ -18,7 +23,7 @@ use std::{
 
 use catalog::{
     Applied, Author, Buckets, Change, FUTURE_STAMP_MAX, Now, Rejected, Service, State, Status,
-    Timestamp,
+    TOMBSTONE_LIFESPAN, Timestamp,
 };
 
 use super::{clock::Offset, metadata::Kind};
@@ -37,6 +42,14 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// When an exchange brings more news than this, none of them are passed on by gossip.
 const PASSED_ON_MAX: usize = 64;
+
+/// Another host of our name is thought to be alive for so long after the last sign of it. Each of its
+/// own exchanges is one: every 20 s, in a cluster of a thousand every 2 min.
+const RIVALRY: Duration = Duration::from_secs(300);
+/// What somebody else says of a live instance of ours is set right so often ...
+const REFUTATIONS_MAX: u8 = 3;
+/// ... in this time. Who says it again has a reason.
+const REFUTATIONS_IN: Duration = Duration::from_secs(60);
 
 /// Identity of an instance: host and ID.
 type Key = (String, String);
@@ -71,6 +84,17 @@ struct Own {
     checked: bool,
     /// When it is refreshed, if somebody needs that.
     refresh_at: Instant,
+    /// Since when, and how often, somebody else's word about it as alive was set right.
+    refuted: Option<(Instant, u8)>,
+}
+
+/// Another live host of our name.
+#[derive(Debug, Clone, Copy)]
+struct Rival {
+    /// It counts as alive until then.
+    until: Instant,
+    /// Whether gossip has reported it; otherwise it was noticed by what it writes.
+    reported: bool,
 }
 
 /// The catalog's state and this host's part in it.
@@ -80,10 +104,16 @@ pub struct Replica {
     hostname: String,
     own: BTreeMap<Key, Own>,
     draining: BTreeSet<Key>,
-    started: Timestamp,
+    /// What is older and stands under our name is ours, or nobody's any more: the start, or the end of
+    /// the last rivalry.
+    alone_since: Timestamp,
+    rival: Option<Rival>,
     /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
     /// clock does, unless the cluster's time turns out to be another.
     last_stamp: Timestamp,
+    /// The newest stamp given before our time last went back: what is not newer may be an echo of
+    /// ours, whatever we have said since.
+    echoes_until: Timestamp,
     /// From our time to that by which stamps of others are judged.
     judged_by: Offset,
     /// Sources that have not listed completely yet.
@@ -109,8 +139,10 @@ impl Replica {
             hostname: hostname.to_owned(),
             own: BTreeMap::new(),
             draining: BTreeSet::new(),
-            started: now.wall,
+            alone_since: now.wall,
+            rival: None,
             last_stamp: now.wall,
+            echoes_until: Timestamp::EPOCH,
             judged_by: Offset::default(),
             awaited: awaited.into_iter().collect(),
             go_members: BTreeSet::new(),
@@ -150,6 +182,7 @@ impl Replica {
                         service,
                         checked,
                         refresh_at,
+                        refuted: None,
                     },
                 );
                 self.announce(&key, false, now, &mut effects);
@@ -164,7 +197,7 @@ impl Replica {
                 for key in gone {
                     self.own.remove(&key);
                     self.draining.remove(&key);
-                    self.bury(&key, now, &mut effects);
+                    self.bury(&key, Timestamp::EPOCH, now, &mut effects);
                 }
             }
             LocalUpdate::Listed(source) => {
@@ -293,6 +326,7 @@ impl Replica {
             changes: self.state.expire(now),
             ..Effects::default()
         };
+        self.end_rivalry(now, &mut effects);
         let due: Vec<Key> = self
             .own
             .iter()
@@ -306,6 +340,37 @@ impl Replica {
             self.announce(&key, true, now, &mut effects);
         }
         effects
+    }
+
+    /// Gossip reports another live host of our name.
+    pub fn rival_reported(&mut self, now: Now) {
+        self.rival = Some(Rival {
+            until: now.monotonic + RIVALRY,
+            reported: true,
+        });
+    }
+
+    /// Somebody else writes under our name, and answers back.
+    fn rival_noticed(&mut self, now: Now) {
+        self.rival = Some(Rival {
+            until: now.monotonic + RIVALRY,
+            reported: self.rival.is_some_and(|rival| rival.reported),
+        });
+    }
+
+    /// Whatever the other host has left is a ghost now, and of what both announced ours stands.
+    fn end_rivalry(&mut self, now: Now, effects: &mut Effects) {
+        let over = self.rival.filter(|rival| rival.until <= now.monotonic);
+        let Some(rival) = over else { return };
+        self.rival = None;
+        if rival.reported {
+            self.alone_since = now.wall;
+            self.bury_ghosts(now, effects);
+        }
+        let keys: Vec<Key> = self.own.keys().cloned().collect();
+        for key in keys {
+            self.announce(&key, false, now, effects);
+        }
     }
 
     /// From now on stamps of others are judged by a time that is so far from ours.
@@ -339,9 +404,12 @@ impl Replica {
         // These are back before anybody looks.
         changes.retain(|change| !keys.contains(&key_of(&change.service)));
         if let Some(moved) = moved {
-            self.started = moved.translate(self.started);
+            self.alone_since = moved.translate(self.alone_since);
         }
-        self.last_stamp = self.last_stamp.min(now.wall);
+        if self.last_stamp > now.wall {
+            self.echoes_until = self.last_stamp;
+            self.last_stamp = now.wall;
+        }
         let mut effects = Effects::default();
         for record in said {
             self.publish(Service::clone(&record), now, Timestamp::EPOCH, &mut effects);
@@ -371,7 +439,8 @@ impl Replica {
     pub fn next_deadline(&self) -> Option<Instant> {
         let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));
         let refresh = refreshed.map(|(_, own)| own.refresh_at).min();
-        [refresh, self.state.next_expiry()]
+        let rivalry = self.rival.map(|rival| rival.until);
+        [refresh, self.state.next_expiry(), rivalry]
             .into_iter()
             .flatten()
             .min()
@@ -381,7 +450,7 @@ impl Replica {
     pub fn farewell(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
         for (key, _) in std::mem::take(&mut self.own) {
-            self.bury(&key, now, &mut effects);
+            self.bury(&key, Timestamp::EPOCH, now, &mut effects);
         }
         effects
     }
@@ -446,8 +515,8 @@ impl Replica {
         }
     }
 
-    /// Replaces what the state holds by a tombstone of ours.
-    fn bury(&mut self, key: &Key, now: Now, effects: &mut Effects) {
+    /// Replaces what the state holds by a tombstone of ours, newer than it and than that.
+    fn bury(&mut self, key: &Key, newer_than: Timestamp, now: Now, effects: &mut Effects) {
         let held = self
             .state
             .record(&key.0, &key.1)
@@ -458,7 +527,7 @@ impl Replica {
                 status: Status::Tombstone,
                 ..Service::clone(&held)
             };
-            self.publish(tombstone, now, Timestamp::EPOCH, effects);
+            self.publish(tombstone, now, newer_than, effects);
         }
     }
 
@@ -469,18 +538,18 @@ impl Replica {
 
     /// Buries records of this host's former life that nothing here stands for.
     fn bury_ghosts(&mut self, now: Now, effects: &mut Effects) {
-        if !self.settled() {
+        if !self.settled() || self.rival.is_some() {
             return;
         }
         let ghosts: Vec<Key> = self
             .state
             .records_of(&self.hostname)
-            .filter(|held| !held.is_tombstone() && held.updated < self.started)
+            .filter(|held| !held.is_tombstone() && held.updated < self.alone_since)
             .map(|held| key_of(held))
             .filter(|key| !self.own.contains_key(key))
             .collect();
         for key in ghosts {
-            self.bury(&key, now, effects);
+            self.bury(&key, Timestamp::EPOCH, now, effects);
         }
     }
 
@@ -512,11 +581,45 @@ impl Replica {
             return;
         }
         if held.differs_materially(&record) {
-            let newer_than = record.updated;
+            if self.yields(key, &record, now) {
+                effects.foreign.push(record.clone());
+                self.rival_noticed(now);
+                self.adopt(record, now, effects);
+                return;
+            }
+            let newer_than = record.updated.max(self.above_echoes(now));
             self.publish(Service::clone(&held), now, newer_than, effects);
         } else {
             self.adopt(record, now, effects);
         }
+    }
+
+    /// Whether somebody else's live record of an instance of ours is left alone: setting it right
+    /// has not helped, or there is another host that must be thought to believe it.
+    fn yields(&mut self, key: &Key, record: &Service, now: Now) -> bool {
+        if record.is_tombstone() || record.updated <= self.echoes_until {
+            return false;
+        }
+        let Some(own) = self.own.get_mut(key) else {
+            return false;
+        };
+        let lately = |since: &Instant| now.monotonic < *since + REFUTATIONS_IN;
+        let (since, count) = own
+            .refuted
+            .filter(|(since, _)| lately(since))
+            .unwrap_or((now.monotonic, 0));
+        if count >= REFUTATIONS_MAX || self.rival.is_some() {
+            return true;
+        }
+        own.refuted = Some((since, count + 1));
+        false
+    }
+
+    /// Newer than all echoes of ours, as far as others believe it: then none that comes later, and no
+    /// answer to what is stamped so, is mistaken for another one.
+    fn above_echoes(&self, now: Now) -> Timestamp {
+        let believed = self.judged(now).wall.plus(FUTURE_STAMP_MAX / 2);
+        self.echoes_until.min(believed)
     }
 
     /// Somebody else's word about an instance of this host that discovery does not know.
@@ -527,17 +630,26 @@ impl Replica {
         now: Now,
         effects: &mut Effects,
     ) {
-        let buried = self
-            .state
-            .record(&key.0, &key.1)
-            .is_some_and(|held| held.is_tombstone());
-        let ghost = !record.is_tombstone() && (buried || record.updated < self.started);
-        if !record.is_tombstone() && !ghost && self.settled() {
+        let held = self.state.record(&key.0, &key.1);
+        if held.is_some_and(|held| !record.supersedes(held)) {
+            return;
+        }
+        // We would still know of what we have buried ourselves, unless that is long ago.
+        let forgotten = held.is_none() && record.updated < now.wall.minus(TOMBSTONE_LIFESPAN);
+        let ghost = record.updated < self.alone_since || forgotten;
+        let known_dead = held.is_some_and(|held| held.is_tombstone());
+        let echo = known_dead && record.updated <= self.echoes_until;
+        let alive = !record.is_tombstone();
+        if alive && known_dead && !ghost && !echo {
+            self.rival_noticed(now);
+        }
+        let buried = alive && (ghost || echo) && self.settled() && self.rival.is_none();
+        if alive && !buried && self.settled() {
             effects.foreign.push(record.clone());
         }
         self.adopt(record, now, effects);
-        if ghost && self.settled() {
-            self.bury(key, now, effects);
+        if buried {
+            self.bury(key, self.above_echoes(now), now, effects);
         }
     }
 
@@ -574,3 +686,5 @@ fn spread(id: &str) -> f64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twins;
