@@ -7,7 +7,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -20,9 +20,9 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::{
+        awake::Awake,
         core::{Core, Counters},
-        exchange, join,
-        metadata::{self, Kind},
+        exchange, join, metadata,
         registry::{self, Command, Inputs, Registry},
         replica::Replica,
     },
@@ -62,38 +62,47 @@ struct Agent {
 }
 
 /// Gives gossip what a state exchange carries.
-struct Replicated(watch::Receiver<Arc<Snapshot>>);
+struct Replicated {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    awake: Arc<Awake>,
+}
 
 impl memberlist::Delegate for Replicated {
     fn local_state(&self, _join: bool) -> Bytes {
-        let snapshot = self.0.borrow().clone();
+        if self.awake.has_overslept() {
+            return Bytes::new();
+        }
+        let snapshot = self.snapshot.borrow().clone();
         Bytes::from(json::encode_replica(&snapshot))
     }
 
     fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
         match peer {
-            Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
-                let snapshot = self.0.borrow().clone();
-                exchange::opening(&snapshot, None)
+            Some(peer) if !join && metadata::is_ours(&peer.meta) => {
+                let snapshot = self.snapshot.borrow().clone();
+                exchange::opening(&snapshot, SystemTime::now().into(), None)
             }
             _ => self.local_state(join),
         }
     }
 
-    fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
-        let snapshot = self.0.borrow().clone();
-        exchange::reply(&snapshot, theirs)
+    fn reply(&self, theirs: &Bytes, join: bool) -> Bytes {
+        if !exchange::Message::is(theirs) {
+            return self.local_state(join);
+        }
+        let snapshot = self.snapshot.borrow().clone();
+        exchange::reply(&snapshot, theirs, SystemTime::now().into())
     }
 
     fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
-        let snapshot = self.0.borrow().clone();
-        let ours = metadata::kind(&peer.meta) == Kind::Ours;
-        ours.then(|| exchange::opening(&snapshot, Some(members)))
+        let snapshot = self.snapshot.borrow().clone();
+        let clock = SystemTime::now().into();
+        metadata::is_ours(&peer.meta).then(|| exchange::opening(&snapshot, clock, Some(members)))
     }
 
     fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
-        let snapshot = self.0.borrow().clone();
-        exchange::brief_reply(&snapshot, theirs, members)
+        let snapshot = self.snapshot.borrow().clone();
+        exchange::brief_reply(&snapshot, theirs, SystemTime::now().into(), members)
     }
 }
 
@@ -137,9 +146,13 @@ impl Agent {
             &config.node_name,
             &config.cluster_name,
         )));
+        let awake = Arc::new(Awake::new());
         let (gossip, gossip_events) = memberlist::start(
             self.gossip_config().await?,
-            Arc::new(Replicated(snapshot.clone())),
+            Arc::new(Replicated {
+                snapshot: snapshot.clone(),
+                awake: awake.clone(),
+            }),
         )
         .await
         .map_err(|error| {
@@ -169,7 +182,7 @@ impl Agent {
             registry::now(),
         );
         let core = Core::new(replica, counters.clone(), rand::random());
-        let registry = Registry::new(core, gossip.clone(), snapshots, awaited);
+        let registry = Registry::new(core, gossip.clone(), awake, snapshots, awaited);
         let inputs = Inputs {
             local,
             gossip: gossip_events,

@@ -147,6 +147,20 @@ impl Metrics {
             "Changes that readers saw.",
             counters.changes.load(Ordering::Relaxed),
         );
+        text.single(
+            "sidecar_name_conflicts_total",
+            "counter",
+            "Reports that another live host claims this host's name.",
+            counters.name_conflicts.load(Ordering::Relaxed),
+        );
+        let name = "sidecar_clock_correction_seconds";
+        text.family(
+            name,
+            "gauge",
+            "Added to this host's clock; 0 while it is near the cluster's time.",
+        );
+        let correction = counters.clock_correction_seconds.load(Ordering::Relaxed);
+        text.line(format_args!("{name} {correction}"));
     }
 
     fn membership(&self, text: &mut Text) {

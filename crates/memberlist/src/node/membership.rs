@@ -205,7 +205,8 @@ impl Node {
         self.counters.old_accusations_answered += 1;
     }
 
-    /// Two addresses claim one name.
+    /// Two addresses claim one name. Who comes second learns it from any table; nobody passes on its
+    /// claim, so the one that has the name learns it from us, if at all.
     fn conflict(&mut self, now: Instant, alive: &Alive) {
         self.counters.conflicts += 1;
         let Some(entry) = self.table.find(&alive.node) else {
@@ -218,11 +219,16 @@ impl Node {
         }
         *conflict_reported = Some(now);
         let existing = entry.addr();
+        let listens = entry.is_live() && alive.node != self.config.name;
         self.events.push_back(Event::Conflict {
             name: alive.node.clone(),
             existing,
             claimed: socket_addr(alive.addr, alive.port),
         });
+        if listens {
+            let claim = self.encode(&Message::Alive(alive.clone()));
+            self.send(existing, &[claim], false);
+        }
     }
 
     /// Someone suspects a node.

@@ -24,22 +24,22 @@ pub trait Application {
     }
 
     /// What to say first in a state exchange with `peer`, as far as it is known.
-    fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes;
+    fn opening(&self, now: Instant, peer: Option<&Member>, join: bool) -> Bytes;
 
     /// What to reply to `theirs`, before it is merged.
-    fn reply(&self, theirs: &Bytes, join: bool) -> Bytes;
+    fn reply(&self, now: Instant, theirs: &Bytes, join: bool) -> Bytes;
 
     /// What to say first to `peer` when neither side shows its table, whose digest `members` is;
     /// none when tables are to be shown. When they turn out to differ, the application asks for a
     /// full exchange.
-    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
-        let _ = (peer, members);
+    fn brief_opening(&self, now: Instant, peer: &Member, members: u64) -> Option<Bytes> {
+        let _ = (now, peer, members);
         None
     }
 
     /// What to reply to `theirs`, which came without a table; none to show ours all the same.
-    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
-        let _ = (theirs, members);
+    fn brief_reply(&self, now: Instant, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        let _ = (now, theirs, members);
         None
     }
 

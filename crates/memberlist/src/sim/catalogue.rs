@@ -83,11 +83,11 @@ impl Application for Catalogue {
         Vec::new()
     }
 
-    fn opening(&self, _peer: Option<&Member>, _join: bool) -> Bytes {
+    fn opening(&self, _now: Instant, _peer: Option<&Member>, _join: bool) -> Bytes {
         self.state()
     }
 
-    fn reply(&self, _theirs: &Bytes, _join: bool) -> Bytes {
+    fn reply(&self, _now: Instant, _theirs: &Bytes, _join: bool) -> Bytes {
         self.state()
     }
 

@@ -83,6 +83,7 @@ impl<A: Application> Network<A> {
     fn our_side(&mut self, id: HostId, turn: Turn<'_>, join: bool) -> Option<Side> {
         self.hosts[id].node.as_ref()?;
         let opened = matches!(turn, Turn::Opening { .. });
+        let now = self.hosts[id].clock.at(self.now);
         let brief = if join {
             None
         } else {
@@ -92,7 +93,7 @@ impl<A: Application> Network<A> {
         let node = host.node.as_ref()?;
         let is_brief = brief.is_some();
         self.tally.brief_sides += u64::from(is_brief);
-        let user_state = brief.unwrap_or_else(|| host.whole_state(turn, join));
+        let user_state = brief.unwrap_or_else(|| host.whole_state(now, turn, join));
         if self.measuring {
             let rows = if is_brief { Vec::new() } else { node.known() };
             let length = rows.iter().map(Known::bytes).sum::<usize>() + user_state.len();
@@ -120,6 +121,7 @@ impl<A: Application> Network<A> {
     /// What a host writes instead of its table and everything else.
     fn our_brief_state(&mut self, id: HostId, turn: Turn<'_>) -> Option<Bytes> {
         let host = &mut self.hosts[id];
+        let now = host.clock.at(self.now);
         let node = host.node.as_mut()?;
         let application = host.application.as_ref();
         match turn {
@@ -128,16 +130,16 @@ impl<A: Application> Network<A> {
                 let peer = node.member_at(to)?;
                 let members = node.table_digest();
                 application
-                    .and_then(|it| it.brief_opening(&peer, members))
+                    .and_then(|it| it.brief_opening(now, &peer, members))
                     .or_else(|| {
                         let tables = self.brief.then_some(Tables::Digest(members))?;
-                        Some(tables.before(&host.whole_state(turn, false)))
+                        Some(tables.before(&host.whole_state(now, turn, false)))
                     })
             }
             Turn::Reply { theirs, .. } => {
                 let members = node.table_digest();
                 application
-                    .and_then(|it| it.brief_reply(theirs, members))
+                    .and_then(|it| it.brief_reply(now, theirs, members))
                     .or_else(|| {
                         let (Tables::Digest(digest), state) = Tables::read(theirs)? else {
                             return None;
@@ -151,7 +153,7 @@ impl<A: Application> Network<A> {
                             theirs: &state,
                             brief: true,
                         };
-                        Some(tables.before(&host.whole_state(turn, false)))
+                        Some(tables.before(&host.whole_state(now, turn, false)))
                     })
             }
         }
@@ -283,14 +285,14 @@ enum Turn<'a> {
 
 impl<A: Application> Host<A> {
     /// What the application says when tables are shown.
-    fn whole_state(&self, turn: Turn<'_>, join: bool) -> Bytes {
+    fn whole_state(&self, now: Instant, turn: Turn<'_>, join: bool) -> Bytes {
         match (&self.application, turn) {
             (None, _) => self.state.clone(),
             (Some(application), Turn::Opening { to, .. }) => {
                 let peer = self.node.as_ref().and_then(|node| node.member_at(to));
-                application.opening(peer.as_ref(), join)
+                application.opening(now, peer.as_ref(), join)
             }
-            (Some(application), Turn::Reply { theirs, .. }) => application.reply(theirs, join),
+            (Some(application), Turn::Reply { theirs, .. }) => application.reply(now, theirs, join),
         }
     }
 }

@@ -1,18 +1,21 @@
 //! What an agent does with everything that happens in its cluster: the replica, its exchanges with
 //! others, and what is said about it in the log. Pure but for the log: events and time go in,
 //! actions come out. The task around it is `registry`; the simulator runs it, too.
+//!
+//! Whoever calls it reads this host's own clocks; what time it is in the cluster, and what follows
+//! when that turns out to be another than was thought, is settled here, before the replica sees it.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use catalog::{Change, Now, Service, Snapshot, json};
+use catalog::{Change, Now, Rejected, Service, Snapshot, Timestamp, Upkeep, json};
 use memberlist::{Event, Priority};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -20,9 +23,10 @@ use tracing::{debug, info, warn};
 
 use super::{
     catching_up::CatchingUp,
+    clock::{self, ClusterClock, Offset},
     exchange,
     introductions::Introductions,
-    metadata,
+    metadata::{self, Kind},
     replica::{Effects, News, Replica},
     update::StatusUpdate,
 };
@@ -35,6 +39,12 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 const MUCH: usize = 8;
 /// Least time between exchanges of the tables of members that replies ask for, whoever sends them.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
+/// After a pause of so long nothing is believed any more of what others had said before it: they keep
+/// tombstones for 3 h, and a part of that may have passed already.
+pub const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
+/// Two hosts with one name are worth a line more often than other trouble: services are at stake.
+const COMPLAIN_OF_NAMES_EVERY: Duration = Duration::from_secs(300);
 
 /// What follows from what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +98,10 @@ pub struct Counters {
     pub exchanges_same: AtomicU64,
     /// State exchanges begun here that found a difference.
     pub exchanges_different: AtomicU64,
+    /// Reports that another live host claims this host's name.
+    pub name_conflicts: AtomicU64,
+    /// What is added to this host's clock, in seconds: 0 while it is near the cluster's time.
+    pub clock_correction_seconds: AtomicI64,
 }
 
 fn add(counter: &AtomicU64, number: usize) {
@@ -100,8 +114,16 @@ pub struct Core {
     replica: Replica,
     introductions: Introductions,
     catching_up: CatchingUp,
+    clock: ClusterClock,
+    /// This host's wall clock at the latest input, as it is.
+    own_clock: Timestamp,
+    /// The correction that was last said in the log, in seconds.
+    correction_told: i64,
+    /// Pauses since this host last knew the same as another one, in all.
+    slept: Duration,
     counters: Arc<Counters>,
     complaints: Throttle,
+    names: Throttle,
     tables_exchanged: Option<Instant>,
     rng: Pcg64Mcg,
     actions: Vec<Action>,
@@ -114,9 +136,14 @@ impl Core {
             introductions: Introductions::new(replica.hostname()),
             catching_up: CatchingUp::default(),
             replica,
+            clock: ClusterClock::default(),
+            own_clock: Timestamp::EPOCH,
+            correction_told: 0,
+            slept: Duration::ZERO,
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
             tables_exchanged: None,
+            names: Throttle::new(COMPLAIN_OF_NAMES_EVERY),
             rng: Pcg64Mcg::seed_from_u64(seed),
             actions: Vec::new(),
         }
@@ -143,18 +170,118 @@ impl Core {
             self.replica.next_deadline(),
             self.introductions.next_deadline(),
             self.catching_up.next_deadline(),
+            self.clock.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
 
+    /// How long the machine has been suspended since the start, in all, where the monotonic clock
+    /// stands still in that time. To be told before the next input, when it has grown.
+    pub fn suspended(&mut self, total: Duration) {
+        self.clock.suspended(total);
+    }
+
+    /// The cluster's time, when this host's own clocks show `own`, after what follows from it.
+    fn time(&mut self, own: Now) -> Now {
+        self.own_clock = own.wall;
+        let reading = self.clock.read(own, self.snapshot().members.size());
+        let now = reading.now;
+        self.report_clock(reading.moved);
+        self.replica.judge_by(reading.exact);
+        if reading.back || reading.moved.is_some() {
+            let effects = self.replica.time_moved(reading.moved, now);
+            if reading.moved.is_some() || !effects.changes.is_empty() {
+                // What was forgotten, and what was refused before, comes with the next exchange.
+                self.catching_up.want_anybody(now.monotonic);
+            }
+            self.carry_out(effects, now);
+        }
+        if let Some(pause) = reading.paused {
+            self.woke(pause, now);
+        }
+        if self.clock.in_doubt() {
+            self.catching_up.want_one(now.monotonic);
+        }
+        now
+    }
+
+    /// This process, or its machine, has stood still for so long.
+    ///
+    /// What others have buried and forgotten meanwhile is still alive here, and whoever heard of it
+    /// from us would raise the dead; so all of it goes. Until somebody has told us anew, a round trip
+    /// away, readers see this host's own services alone: who finds nothing asks again, while who is
+    /// sent to where something was hours ago may find something else there.
+    ///
+    /// Short sleeps add up until an exchange has shown that nothing was missed.
+    fn woke(&mut self, pause: Duration, now: Now) {
+        self.slept += pause;
+        if self.slept < SLEEP_MAX {
+            return;
+        }
+        let words = clock::in_words(self.slept.as_secs());
+        warn!("stood still for {words}; what other hosts had said is asked for again");
+        self.slept = Duration::ZERO;
+        let effects = self.replica.forget_others(now);
+        self.catching_up.want_anybody(now.monotonic);
+        self.carry_out(effects, now);
+    }
+
+    /// Says in the log what is wrong with this host's clock, when that is news.
+    fn report_clock(&mut self, moved: Option<Offset>) {
+        let correction = self.clock.correction();
+        let shown = &self.counters.clock_correction_seconds;
+        shown.store(correction, Ordering::Relaxed);
+        let told = self.correction_told;
+        let news = (correction == 0) != (told == 0)
+            || correction.abs_diff(told) >= clock::TOLERANCE.as_secs();
+        if news && correction == 0 {
+            info!("this host's clock agrees with the cluster's time again");
+        } else if news {
+            let side = if correction < 0 { "ahead of" } else { "behind" };
+            let words = clock::in_words(correction.unsigned_abs());
+            warn!(
+                correction_seconds = correction,
+                "this host's clock is {words} {side} the cluster's time, which is used instead; set \
+                 the clock right, best by NTP (chrony, systemd-timesyncd)"
+            );
+        } else if let Some(moved) = moved {
+            let moved = moved.seconds();
+            let words = clock::in_words(moved.unsigned_abs());
+            let way = if moved < 0 { "back" } else { "forward" };
+            warn!("this host's clock was set {way} by {words}; own services are announced anew");
+        }
+        if news {
+            self.correction_told = correction;
+        }
+    }
+
+    /// Whether this is the name of another member of our kind.
+    fn is_agent(&self, name: &str) -> bool {
+        let snapshot = self.snapshot();
+        *snapshot.hostname != *name && snapshot.members.get(name) == Some(&Upkeep::Membership)
+    }
+
+    /// What an agent's message says of its clock, and the cluster's time afterwards.
+    fn hear_clock(&mut self, head: &exchange::Head, now: Now) -> Now {
+        if !self.is_agent(&head.from) {
+            return now;
+        }
+        self.clock.heard(&head.from, head.clock, now.monotonic);
+        self.time(Now {
+            wall: self.own_clock,
+            ..now
+        })
+    }
+
     /// Lets time pass.
-    pub fn tick(&mut self, now: Now) {
+    pub fn tick(&mut self, own: Now) {
+        let now = self.time(own);
         let members = self.snapshot().members.size();
         let with = self
             .introductions
             .take(now.monotonic, members, &mut self.rng);
         if let Some(address) = with {
-            debug!(%address, "exchanging states with a new member");
+            debug!(%address, "exchanging states out of turn");
             self.actions.push(Action::Exchange(address));
         }
         if let Some(with) = self.catching_up.take(now.monotonic) {
@@ -165,14 +292,16 @@ impl Core {
     }
 
     /// News from this host's own discovery and health.
-    pub fn local(&mut self, update: LocalUpdate, now: Now) {
+    pub fn local(&mut self, update: LocalUpdate, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.local(update, now);
         self.carry_out(effects, now);
     }
 
     /// Marks an instance of this host as draining; its service's name, or `None` when no such
     /// instance is here.
-    pub fn drain(&mut self, id: &str, now: Now) -> Option<String> {
+    pub fn drain(&mut self, id: &str, own: Now) -> Option<String> {
+        let now = self.time(own);
         let (found, effects) = self.replica.drain(id, now);
         if let Some(name) = &found {
             info!(service = name, instance = id, "set to draining");
@@ -182,13 +311,15 @@ impl Core {
     }
 
     /// The first join was tried.
-    pub fn joined(&mut self, now: Now) {
+    pub fn joined(&mut self, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.joined(now);
         self.carry_out(effects, now);
     }
 
     /// Declares own services gone, for good.
-    pub fn farewell(&mut self, now: Now) {
+    pub fn farewell(&mut self, own: Now) {
+        let now = self.time(own);
         let effects = self.replica.farewell(now);
         info!(
             services = effects.broadcasts.len(),
@@ -198,7 +329,8 @@ impl Core {
     }
 
     /// Something gossip tells.
-    pub fn gossip(&mut self, event: Event, now: Now) {
+    pub fn gossip(&mut self, event: Event, own: Now) {
+        let now = self.time(own);
         let effects = self.event(event, now);
         self.carry_out(effects, now);
     }
@@ -214,35 +346,57 @@ impl Core {
             }
             Event::Updated(member) => {
                 debug!(node = member.name, "member changed its metadata");
+                if metadata::kind(&member.meta) != Kind::Ours {
+                    self.clock.left(&member.name);
+                }
                 self.replica
                     .member_up(&member.name, metadata::kind(&member.meta), now)
             }
             Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");
                 self.introductions.left(&member.name);
+                self.catching_up.left(&member.name);
+                self.clock.left(&member.name);
                 self.replica.member_down(&member.name, now)
             }
             Event::Conflict {
                 name,
                 existing,
                 claimed,
-            } => {
-                if self
-                    .complaints
-                    .allows(&format!("conflict {name}"), now.monotonic)
-                {
-                    warn!(
-                        node = name,
-                        %existing,
-                        %claimed,
-                        "two hosts claim one name; give each its own SIDECAR_NODE_NAME"
-                    );
-                }
-                Effects::default()
-            }
+            } => self.name_conflict(&name, existing, claimed, now),
             Event::Message(payload) => self.record(&payload, now),
             Event::RemoteState { state, join } => self.remote_state(&state, join, now),
         }
+    }
+
+    /// Two live hosts have one name: the one that is listed, and another that is ignored.
+    fn name_conflict(
+        &mut self,
+        name: &str,
+        existing: SocketAddr,
+        claimed: SocketAddr,
+        now: Now,
+    ) -> Effects {
+        let ours = name == self.replica.hostname();
+        if self.names.allows(name, now.monotonic) {
+            let whose = if ours {
+                "this host and another"
+            } else {
+                "two hosts"
+            };
+            warn!(
+                node = name,
+                %existing,
+                %claimed,
+                "{whose} have one name; the services of one are lost when the other ends: give each \
+                 host its own SIDECAR_NODE_NAME and restart its agent"
+            );
+        }
+        if ours {
+            add(&self.counters.name_conflicts, 1);
+            self.replica.rival_reported(now);
+        }
+        Effects::default()
     }
 
     fn record(&mut self, payload: &Bytes, now: Now) -> Effects {
@@ -277,7 +431,9 @@ impl Core {
             Some(record) => self.replica.remote(record, now),
             None => {
                 add(&self.counters.updates_unusable, 1);
-                self.catching_up.ask(Some(update.hostname), now.monotonic);
+                if self.is_agent(&update.hostname) {
+                    self.catching_up.want(&update.hostname, now.monotonic);
+                }
                 Effects::default()
             }
         }
@@ -287,7 +443,13 @@ impl Core {
         if exchange::Message::is(state) {
             return self.exchange(state, now);
         }
-        self.introductions.exchanged();
+        if join {
+            self.introductions.exchanged();
+            // Clocks are still to be compared.
+            self.catching_up.want_one(now.monotonic);
+        } else {
+            self.introductions.exchanged();
+        }
         let records = match json::decode_state(state) {
             Ok(records) => self.readable(records, now),
             Err(error) => {
@@ -301,8 +463,8 @@ impl Core {
 
     /// One step of an exchange with another agent of ours.
     fn exchange(&mut self, bytes: &Bytes, now: Now) -> Effects {
-        let message = match exchange::Message::decode(bytes) {
-            Ok(message) => message,
+        let (head, message) = match exchange::Message::decode(bytes) {
+            Ok(read) => read,
             Err(error) => {
                 add(&self.counters.records_undecodable, 1);
                 if self.complaints.allows("exchange", now.monotonic) {
@@ -311,47 +473,50 @@ impl Core {
                 return Effects::default();
             }
         };
+        if matches!(
+            message,
+            exchange::Message::Same { .. } | exchange::Message::Digest { .. }
+        ) {
+            self.introductions.exchanged();
+            self.catching_up.exchanged();
+        }
+        if matches!(message, exchange::Message::Same { .. }) {
+            // First: if the clock below brings anything to light, we do not know the same any more.
+            self.slept = Duration::ZERO;
+        }
+        let now = self.hear_clock(&head, now);
+        let from = head.from;
         match message {
             // Whoever was asked has replied already.
             exchange::Message::Root { .. } => Effects::default(),
-            exchange::Message::Same {
-                from,
-                members_differ,
-            } => {
-                self.introductions.exchanged();
+            exchange::Message::Same { members_differ } => {
                 add(&self.counters.exchanges_same, 1);
                 self.compare_tables(from, members_differ, now);
                 Effects::default()
             }
             exchange::Message::Digest {
-                from,
                 members_differ,
                 digest,
             } => {
-                self.introductions.exchanged();
                 self.compare_tables(from.clone(), members_differ, now);
                 add(&self.counters.exchanges_different, 1);
                 let ours = self.replica.snapshot();
                 if ours.digest.differences(&digest).len() > MUCH {
                     // Who has missed much may have met somebody who did, too.
-                    self.catching_up.ask(None, now.monotonic);
+                    self.catching_up.want_one(now.monotonic);
                 }
-                let offers = exchange::offers(ours, &digest);
+                let offers = exchange::offers(ours, &digest, self.own_clock);
                 debug!(peer = from, offers = offers.len(), "catalogs differ");
                 self.send(&from, offers);
                 Effects::default()
             }
-            exchange::Message::Offer {
-                from,
-                buckets,
-                records,
-            } => {
+            exchange::Message::Offer { buckets, records } => {
                 let records = self.records(&records, now);
                 let (effects, better) = self.replica.offered(&buckets, records, now);
                 self.answer(&from, &better);
                 effects
             }
-            exchange::Message::Answer { from, records } => {
+            exchange::Message::Answer { records } => {
                 let records = self.records(&records, now);
                 let (effects, better) = self.replica.exchanged(records, now);
                 self.answer(&from, &better);
@@ -374,7 +539,8 @@ impl Core {
     }
 
     fn answer(&mut self, to: &str, records: &[Arc<Service>]) {
-        let answers = exchange::answers(self.replica.hostname(), records);
+        let head = exchange::Head::of(self.replica.snapshot(), self.own_clock);
+        let answers = exchange::answers(&head, records);
         self.send(to, answers);
     }
 
@@ -448,6 +614,12 @@ impl Core {
         self.actions
             .extend(effects.changes.into_iter().map(Action::Changed));
         for (record, why) in effects.rejected {
+            if matches!(why, Rejected::Future(_)) {
+                // Its clock or ours is wrong: which, an exchange will tell.
+                if self.is_agent(&record.hostname) {
+                    self.catching_up.want(&record.hostname, now.monotonic);
+                }
+            }
             if self
                 .complaints
                 .allows(&format!("stamp {}", record.hostname), now.monotonic)
@@ -464,8 +636,8 @@ impl Core {
                     service = record.name,
                     instance = record.id,
                     host = record.hostname,
-                    "somebody else announces a service under this host's name; is the name used \
-                     twice?"
+                    "somebody else announces a service under this host's name; if another host has \
+                     it, too, give each its own SIDECAR_NODE_NAME"
                 );
             }
         }
@@ -476,3 +648,6 @@ impl Core {
 fn key(record: &Service) -> String {
     format!("{}/{}", record.hostname, record.id)
 }
+
+#[cfg(test)]
+mod tests;

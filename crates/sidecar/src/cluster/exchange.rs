@@ -19,12 +19,15 @@
 //! When both tables of members are the same, too, nobody shows it. When they are not, the reply says
 //! so, and A follows with one full exchange, in which tables are shown and not compared.
 //!
+//! Each message begins with who sends it and what its wall clock shows, uncorrected: so both sides
+//! learn how far their clocks are apart. What a message needs on its way is too little to matter.
+//!
 //! The first exchange of a join, and every one with a Go Sidecar, carries whole states as JSON.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use catalog::{BUCKETS_BYTES, Buckets, Digest, Service, Snapshot, bucket_of, json};
+use catalog::{BUCKETS_BYTES, Buckets, Digest, Service, Snapshot, Timestamp, bucket_of, json};
 use memberlist::STREAM_USER_BYTES_MAX;
 
 /// First byte of ours: neither JSON nor a message of Serf, which numbers its kinds from 0, begins with
@@ -43,6 +46,15 @@ const OVERHEAD_BYTES: usize = 1024;
 /// What is sent in answer to one message at most; the rest comes with the next exchange.
 const PIECES_MAX: usize = 64;
 
+/// Who says something, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Name of the sender.
+    pub from: String,
+    /// Its own wall clock, as it is: to the microsecond, and whatever year it shows.
+    pub clock: Timestamp,
+}
+
 /// What an agent says to another in an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -53,17 +65,13 @@ pub enum Message {
         /// The table of members, when the sender does not show it.
         members: Option<u64>,
     },
-    /// The records of `from`, who was asked, are the same.
+    /// The records of the one who was asked are the same.
     Same {
-        /// Name of the sender.
-        from: String,
         /// Whether its table of members is not.
         members_differ: bool,
     },
-    /// The buckets of `from`, who was asked.
+    /// The buckets of the one who was asked.
     Digest {
-        /// Name of the sender.
-        from: String,
         /// Whether the tables of members differ as well.
         members_differ: bool,
         /// What it knows.
@@ -71,8 +79,6 @@ pub enum Message {
     },
     /// Records of the buckets that differ.
     Offer {
-        /// Name of the sender.
-        from: String,
         /// The buckets this is about.
         buckets: Buckets,
         /// The sender's live records in them, as JSON.
@@ -80,8 +86,6 @@ pub enum Message {
     },
     /// Records that the receiver lacks or has older.
     Answer {
-        /// Name of the sender.
-        from: String,
         /// As JSON.
         records: Bytes,
     },
@@ -101,47 +105,34 @@ impl Message {
     }
 
     /// As it travels.
-    pub fn encode(&self) -> Bytes {
-        let mut out = vec![MAGIC];
+    pub fn encode(&self, head: &Head) -> Bytes {
+        let kind = match self {
+            Self::Root { .. } => ROOT,
+            Self::Same { .. } => SAME,
+            Self::Digest { .. } => DIGEST,
+            Self::Offer { .. } => OFFER,
+            Self::Answer { .. } => ANSWER,
+        };
+        let mut out = vec![MAGIC, kind];
+        head.write(&mut out);
         match self {
             Self::Root { records, members } => {
-                out.push(ROOT);
                 out.extend(records.to_le_bytes());
                 out.extend(members.iter().flat_map(|members| members.to_le_bytes()));
             }
-            Self::Same {
-                from,
-                members_differ,
-            } => {
-                out.push(SAME);
-                out.push(u8::from(*members_differ));
-                write_name(&mut out, from);
-            }
+            Self::Same { members_differ } => out.push(u8::from(*members_differ)),
             Self::Digest {
-                from,
                 members_differ,
                 digest,
             } => {
-                out.push(DIGEST);
                 out.push(u8::from(*members_differ));
-                write_name(&mut out, from);
                 out.extend(digest.to_bytes());
             }
-            Self::Offer {
-                from,
-                buckets,
-                records,
-            } => {
-                out.push(OFFER);
-                write_name(&mut out, from);
+            Self::Offer { buckets, records } => {
                 out.extend(buckets.to_bytes());
                 out.extend_from_slice(records);
             }
-            Self::Answer { from, records } => {
-                out.push(ANSWER);
-                write_name(&mut out, from);
-                out.extend_from_slice(records);
-            }
+            Self::Answer { records } => out.extend_from_slice(records),
         }
         out.into()
     }
@@ -150,13 +141,14 @@ impl Message {
     ///
     /// # Errors
     /// It is cut off, too long, or of no known kind.
-    pub fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
+    pub fn decode(bytes: &Bytes) -> Result<(Head, Self), Unreadable> {
         let unreadable = |what| Unreadable { what };
         let rest = match bytes.get(..2) {
             Some(&[MAGIC, _]) => bytes.slice(2..),
             _ => return Err(unreadable("no head")),
         };
-        match bytes[1] {
+        let (head, rest) = Head::read(&rest).ok_or_else(|| unreadable("head"))?;
+        let message = match bytes[1] {
             ROOT => {
                 let (records, rest) = read_number(&rest).ok_or_else(|| unreadable("root"))?;
                 let members = match rest {
@@ -166,46 +158,53 @@ impl Message {
                         _ => return Err(unreadable("root of members")),
                     },
                 };
-                Ok(Self::Root { records, members })
+                Self::Root { records, members }
             }
-            SAME => {
-                let (members_differ, rest) = read_flag(&rest).ok_or_else(|| unreadable("flag"))?;
-                match read_name(&rest) {
-                    Some((from, rest)) if rest.is_empty() => Ok(Self::Same {
-                        from,
-                        members_differ,
-                    }),
-                    _ => Err(unreadable("name")),
-                }
-            }
+            SAME => match read_flag(&rest) {
+                Some((members_differ, rest)) if rest.is_empty() => Self::Same { members_differ },
+                _ => return Err(unreadable("flag")),
+            },
             DIGEST => {
                 let (members_differ, rest) = read_flag(&rest).ok_or_else(|| unreadable("flag"))?;
-                let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
                 let digest = Digest::from_bytes(&rest).ok_or_else(|| unreadable("digest"))?;
-                let digest = Box::new(digest);
-                Ok(Self::Digest {
-                    from,
+                Self::Digest {
                     members_differ,
-                    digest,
-                })
+                    digest: Box::new(digest),
+                }
             }
             OFFER => {
-                let (from, rest) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
                 let buckets = rest.get(..BUCKETS_BYTES).and_then(Buckets::from_bytes);
                 let buckets = buckets.ok_or_else(|| unreadable("buckets"))?;
                 let records = rest.slice(BUCKETS_BYTES..);
-                Ok(Self::Offer {
-                    from,
-                    buckets,
-                    records,
-                })
+                Self::Offer { buckets, records }
             }
-            ANSWER => {
-                let (from, records) = read_name(&rest).ok_or_else(|| unreadable("name"))?;
-                Ok(Self::Answer { from, records })
-            }
-            _ => Err(unreadable("kind")),
-        }
+            ANSWER => Self::Answer { records: rest },
+            _ => return Err(unreadable("kind")),
+        };
+        Ok((head, message))
+    }
+}
+
+impl Head {
+    /// Of the host that made this snapshot.
+    pub fn of(ours: &Snapshot, clock: Timestamp) -> Self {
+        let from = ours.hostname.to_string();
+        Self { from, clock }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        write_name(out, &self.from);
+        let micros = self.clock.as_unix_nanos().div_euclid(1000);
+        // Ten thousand years take less than half of it.
+        let micros = i64::try_from(micros).unwrap_or(i64::MAX);
+        out.extend(micros.to_le_bytes());
+    }
+
+    fn read(bytes: &Bytes) -> Option<(Self, Bytes)> {
+        let (from, rest) = read_name(bytes)?;
+        let (micros, _) = rest.split_first_chunk::<8>()?;
+        let clock = Timestamp::from_unix_nanos(i128::from(i64::from_le_bytes(*micros)) * 1000);
+        Some((Self { from, clock }, rest.slice(8..)))
     }
 }
 
@@ -237,59 +236,59 @@ fn read_flag(bytes: &Bytes) -> Option<(bool, Bytes)> {
     Some((flag, bytes.slice(1..)))
 }
 
-/// What to say first to another of our agents. `members` is the digest of our table of members when
-/// it is not shown.
-pub fn opening(ours: &Snapshot, members: Option<u64>) -> Bytes {
+/// What to say first to another of our agents, when our own wall clock shows `clock`. `members` is
+/// the digest of our table of members when it is not shown.
+pub fn opening(ours: &Snapshot, clock: Timestamp, members: Option<u64>) -> Bytes {
     let records = ours.digest.root();
-    Message::Root { records, members }.encode()
+    Message::Root { records, members }.encode(&Head::of(ours, clock))
 }
 
 /// What to reply to `theirs`, the opening of another agent, when tables of members are shown.
-pub fn reply(ours: &Snapshot, theirs: &Bytes) -> Bytes {
+pub fn reply(ours: &Snapshot, theirs: &Bytes, clock: Timestamp) -> Bytes {
     if !Message::is(theirs) {
         return json::encode_replica(ours).into();
     }
     let same = match Message::decode(theirs) {
-        Ok(Message::Root { records, .. }) => records == ours.digest.root(),
+        Ok((_, Message::Root { records, .. })) => records == ours.digest.root(),
         _ => false,
     };
-    answer_root(ours, same, false)
+    answer_root(ours, same, false, clock)
 }
 
 /// The same when they are not, as long as that is how `theirs` opens. `members` is the digest of our
 /// table.
-pub fn brief_reply(ours: &Snapshot, theirs: &Bytes, members: u64) -> Option<Bytes> {
-    match Message::decode(theirs) {
-        Ok(Message::Root {
-            records,
-            members: Some(their_members),
-        }) => {
-            let same = records == ours.digest.root();
-            Some(answer_root(ours, same, their_members != members))
-        }
-        _ => None,
-    }
+pub fn brief_reply(
+    ours: &Snapshot,
+    theirs: &Bytes,
+    clock: Timestamp,
+    members: u64,
+) -> Option<Bytes> {
+    let (_, theirs) = Message::decode(theirs).ok()?;
+    let Message::Root {
+        records,
+        members: Some(their_members),
+    } = theirs
+    else {
+        return None;
+    };
+    let same = records == ours.digest.root();
+    Some(answer_root(ours, same, their_members != members, clock))
 }
 
-fn answer_root(ours: &Snapshot, same: bool, members_differ: bool) -> Bytes {
-    let from = ours.hostname.to_string();
+fn answer_root(ours: &Snapshot, same: bool, members_differ: bool, clock: Timestamp) -> Bytes {
     let message = if same {
-        Message::Same {
-            from,
-            members_differ,
-        }
+        Message::Same { members_differ }
     } else {
         Message::Digest {
-            from,
             members_differ,
             digest: Box::new(Digest::clone(&ours.digest)),
         }
     };
-    message.encode()
+    message.encode(&Head::of(ours, clock))
 }
 
 /// What to offer to somebody with this digest.
-pub fn offers(ours: &Snapshot, theirs: &Digest) -> Vec<Bytes> {
+pub fn offers(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
     let differing = ours.digest.differences(theirs);
     let mut by_bucket: BTreeMap<usize, Vec<&Arc<Service>>> = differing
         .iter()
@@ -302,14 +301,13 @@ pub fn offers(ours: &Snapshot, theirs: &Digest) -> Vec<Bytes> {
     let mut offers = Vec::new();
     let mut piece = Piece::default();
     let mut buckets = Buckets::default();
-    let from = ours.hostname.to_string();
+    let head = Head::of(ours, clock);
     let mut close = |buckets: &mut Buckets, piece: &mut Piece| {
         let message = Message::Offer {
-            from: from.clone(),
             buckets: std::mem::take(buckets),
             records: piece.take(),
         };
-        offers.push(message.encode());
+        offers.push(message.encode(&head));
     };
     for (bucket, records) in by_bucket {
         buckets.insert(bucket);
@@ -330,15 +328,12 @@ pub fn offers(ours: &Snapshot, theirs: &Digest) -> Vec<Bytes> {
 }
 
 /// Records as answers of a bounded size each.
-pub fn answers<'a>(from: &str, records: impl IntoIterator<Item = &'a Arc<Service>>) -> Vec<Bytes> {
+pub fn answers<'a>(head: &Head, records: impl IntoIterator<Item = &'a Arc<Service>>) -> Vec<Bytes> {
     let mut answers = Vec::new();
     let mut piece = Piece::default();
     let close = |piece: &mut Piece| {
-        let message = Message::Answer {
-            from: from.to_owned(),
-            records: piece.take(),
-        };
-        message.encode()
+        let records = piece.take();
+        Message::Answer { records }.encode(head)
     };
     for record in records {
         if !piece.push(record) && !piece.is_empty() {

@@ -1,12 +1,16 @@
 //! The catalog among hosts: what this host announces, what it hears, and how it finds the others.
 
+pub mod awake;
 pub mod catching_up;
+pub mod clock;
 pub mod core;
 pub mod exchange;
 #[cfg(test)]
 mod fixtures;
 pub mod introductions;
 pub mod join;
+#[cfg(test)]
+mod lab;
 pub mod metadata;
 pub mod registry;
 pub mod replica;

@@ -10,7 +10,10 @@ use catalog::{Now, Snapshot};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
-use super::core::{Action, Core};
+use super::{
+    awake::Awake,
+    core::{Action, Core},
+};
 use crate::{
     health::LocalUpdate,
     http::{DrainOutcome, DrainRequest},
@@ -56,22 +59,25 @@ pub struct Inputs {
 pub struct Registry {
     core: Core,
     gossip: memberlist::Handle,
+    awake: Arc<Awake>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     awaited: watch::Sender<Vec<&'static str>>,
 }
 
 impl Registry {
-    /// A writer for `core` that sends through `gossip` and publishes to the two channels: what
-    /// readers see, and which parts of the start are still awaited.
+    /// A writer for `core` that sends through `gossip`, tells `awake` that it lives, and publishes to
+    /// the two channels: what readers see, and which parts of the start are still awaited.
     pub fn new(
         core: Core,
         gossip: memberlist::Handle,
+        awake: Arc<Awake>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         awaited: watch::Sender<Vec<&'static str>>,
     ) -> Self {
         Self {
             core,
             gossip,
+            awake,
             snapshots,
             awaited,
         }
@@ -94,6 +100,7 @@ impl Registry {
 
     fn handle(&mut self, input: Input) {
         let now = now();
+        self.core.suspended(self.awake.seen(now.monotonic));
         match input {
             Input::Local(update) => self.core.local(update, now),
             Input::Gossip(event) => self.core.gossip(event, now),

@@ -6,6 +6,11 @@
 //! newer stamp. Records of this host that discovery does not know are ghosts of a former life once
 //! every source has listed; until then "not seen yet" is not "gone".
 //!
+//! Another live host may have the same name. Then nobody is the only writer any more, and two that
+//! each set right what the other says would do so for ever. So whoever answers back is left alone:
+//! what is newer than a tombstone of ours stands, and of two that announce the same instance the one
+//! that is contradicted again and again yields. The operator is told.
+//!
 //! Between our own agents a record stands as long as its host does, and nothing is repeated. Only
 //! while a Go Sidecar is in the cluster, and for records under a name that is no member's, are
 //! quiet records refreshed.
@@ -17,9 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catalog::{Applied, Author, Buckets, Change, Now, Rejected, Service, State, Status, Timestamp};
+use catalog::{
+    Applied, Author, Buckets, Change, FUTURE_STAMP_MAX, Now, Rejected, Service, State, Status,
+    TOMBSTONE_LIFESPAN, Timestamp,
+};
 
-use super::metadata::Kind;
+use super::{clock::Offset, metadata::Kind};
 use crate::{discovery::SourceName, health::LocalUpdate};
 
 /// Where somebody needs it, quiet records are stamped and sent again this often: Go peers forget what
@@ -35,6 +43,14 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// When an exchange brings more news than this, none of them are passed on by gossip.
 const PASSED_ON_MAX: usize = 64;
+
+/// Another host of our name is thought to be alive for so long after the last sign of it. Each of its
+/// own exchanges is one: every 20 s, in a cluster of a thousand every 2 min.
+const RIVALRY: Duration = Duration::from_secs(300);
+/// What somebody else says of a live instance of ours is set right so often ...
+const REFUTATIONS_MAX: u8 = 3;
+/// ... in this time. Who says it again has a reason.
+const REFUTATIONS_IN: Duration = Duration::from_secs(60);
 
 /// Identity of an instance: host and ID.
 type Key = (String, String);
@@ -86,6 +102,17 @@ struct Own {
     checked: bool,
     /// When it is refreshed, if somebody needs that.
     refresh_at: Instant,
+    /// Since when, and how often, somebody else's word about it as alive was set right.
+    refuted: Option<(Instant, u8)>,
+}
+
+/// Another live host of our name.
+#[derive(Debug, Clone, Copy)]
+struct Rival {
+    /// It counts as alive until then.
+    until: Instant,
+    /// Whether gossip has reported it; otherwise it was noticed by what it writes.
+    reported: bool,
 }
 
 /// The catalog's state and this host's part in it.
@@ -95,10 +122,18 @@ pub struct Replica {
     hostname: String,
     own: BTreeMap<Key, Own>,
     draining: BTreeSet<Key>,
-    started: Timestamp,
+    /// What is older and stands under our name is ours, or nobody's any more: the start, or the end of
+    /// the last rivalry.
+    alone_since: Timestamp,
+    rival: Option<Rival>,
     /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
-    /// clock does.
+    /// clock does, unless the cluster's time turns out to be another.
     last_stamp: Timestamp,
+    /// The newest stamp given before our time last went back: what is not newer may be an echo of
+    /// ours, whatever we have said since.
+    echoes_until: Timestamp,
+    /// From our time to that by which stamps of others are judged.
+    judged_by: Offset,
     /// Sources that have not listed completely yet.
     awaited: BTreeSet<SourceName>,
     /// Members that need refreshes.
@@ -132,8 +167,11 @@ impl Replica {
             hostname,
             own: BTreeMap::new(),
             draining: BTreeSet::new(),
-            started: now.wall,
+            alone_since: now.wall,
+            rival: None,
             last_stamp: now.wall,
+            echoes_until: Timestamp::EPOCH,
+            judged_by: Offset::default(),
             awaited: BTreeSet::new(),
             go_members: BTreeSet::new(),
             joined: false,
@@ -177,6 +215,7 @@ impl Replica {
                         service,
                         checked,
                         refresh_at,
+                        refuted: None,
                     },
                 );
                 self.announce(&key, false, now, &mut effects);
@@ -191,7 +230,7 @@ impl Replica {
                 for key in gone {
                     self.own.remove(&key);
                     self.draining.remove(&key);
-                    self.bury(&key, now, &mut effects);
+                    self.bury(&key, Timestamp::EPOCH, now, &mut effects);
                 }
             }
             LocalUpdate::Listed(source) => {
@@ -219,7 +258,7 @@ impl Replica {
     pub fn remote(&mut self, record: impl Into<Arc<Service>>, now: Now) -> Effects {
         let record = record.into();
         let mut effects = Effects::default();
-        if let Err(why) = self.state.admit(&record, now) {
+        if let Err(why) = self.state.admit(&record, self.judged(now)) {
             effects.rejected.push((record, why));
             return effects;
         }
@@ -326,6 +365,7 @@ impl Replica {
             changes: self.state.expire(now),
             ..Effects::default()
         };
+        self.end_rivalry(now, &mut effects);
         let due: Vec<Key> = self
             .own
             .iter()
@@ -341,11 +381,105 @@ impl Replica {
         effects
     }
 
+    /// Gossip reports another live host of our name.
+    pub fn rival_reported(&mut self, now: Now) {
+        self.rival = Some(Rival {
+            until: now.monotonic + RIVALRY,
+            reported: true,
+        });
+    }
+
+    /// Somebody else writes under our name, and answers back.
+    fn rival_noticed(&mut self, now: Now) {
+        self.rival = Some(Rival {
+            until: now.monotonic + RIVALRY,
+            reported: self.rival.is_some_and(|rival| rival.reported),
+        });
+    }
+
+    /// Whatever the other host has left is a ghost now, and of what both announced ours stands.
+    fn end_rivalry(&mut self, now: Now, effects: &mut Effects) {
+        let over = self.rival.filter(|rival| rival.until <= now.monotonic);
+        let Some(rival) = over else { return };
+        self.rival = None;
+        if rival.reported {
+            self.alone_since = now.wall;
+            self.bury_ghosts(now, effects);
+        }
+        let keys: Vec<Key> = self.own.keys().cloned().collect();
+        for key in keys {
+            self.announce(&key, false, now, effects);
+        }
+    }
+
+    /// From now on stamps of others are judged by a time that is so far from ours.
+    pub fn judge_by(&mut self, exact: Offset) {
+        self.judged_by = exact;
+    }
+
+    fn judged(&self, now: Now) -> Now {
+        let wall = self.judged_by.translate(now.wall);
+        Now { wall, ..now }
+    }
+
+    /// The cluster's time is another than was thought, by `moved` when that is much.
+    ///
+    /// What is stamped beyond it could be overridden by nothing, and whoever had the right time has
+    /// refused it: it is forgotten. What this host has said is said again, with stamps that others
+    /// believe, be they lower than the old ones; if little has moved, and of tombstones in any case,
+    /// only what would be lost.
+    pub fn time_moved(&mut self, moved: Option<Offset>, now: Now) -> Effects {
+        let limit = self.judged(now).wall.plus(FUTURE_STAMP_MAX);
+        let lost = |held: &&Arc<Service>| held.updated > limit;
+        let own = self.own.keys();
+        let own = own
+            .filter_map(|(host, id)| self.state.record(host, id))
+            .filter(|held| !held.is_tombstone() && (moved.is_some() || lost(held)));
+        let buried = self.state.records_of(&self.hostname);
+        let buried = buried.filter(|held| held.is_tombstone() && lost(held));
+        let said: Vec<Arc<Service>> = own.chain(buried).cloned().collect();
+        let keys: BTreeSet<Key> = said.iter().map(|record| key_of(record)).collect();
+        let mut changes = self.state.forget_newer_than(limit, now);
+        // These are back before anybody looks.
+        changes.retain(|change| !keys.contains(&key_of(&change.service)));
+        if let Some(moved) = moved {
+            self.alone_since = moved.translate(self.alone_since);
+        }
+        if self.last_stamp > now.wall {
+            self.echoes_until = self.last_stamp;
+            self.last_stamp = now.wall;
+        }
+        let mut effects = Effects::default();
+        for record in said {
+            self.publish(Service::clone(&record), now, Timestamp::EPOCH, &mut effects);
+        }
+        effects.changes = changes;
+        effects
+    }
+
+    /// Forgets what every other host has said, who is a member excepted.
+    pub fn forget_others(&mut self, now: Now) -> Effects {
+        // Ours, but under another name.
+        let names = self.own.keys().filter(|(host, _)| *host != self.hostname);
+        let said = names.filter_map(|(host, id)| self.state.record(host, id));
+        let said: Vec<Arc<Service>> = said.filter(|held| !held.is_tombstone()).cloned().collect();
+        let keys: BTreeSet<Key> = said.iter().map(|record| key_of(record)).collect();
+        let mut changes = self.state.forget_others(&self.hostname, now);
+        changes.retain(|change| !keys.contains(&key_of(&change.service)));
+        let mut effects = Effects::default();
+        for record in said {
+            self.publish(Service::clone(&record), now, Timestamp::EPOCH, &mut effects);
+        }
+        effects.changes = changes;
+        effects
+    }
+
     /// When [`Replica::tick`] next has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));
         let refresh = refreshed.map(|(_, own)| own.refresh_at).min();
-        [refresh, self.state.next_expiry()]
+        let rivalry = self.rival.map(|rival| rival.until);
+        [refresh, self.state.next_expiry(), rivalry]
             .into_iter()
             .flatten()
             .min()
@@ -355,7 +489,7 @@ impl Replica {
     pub fn farewell(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
         for (key, _) in std::mem::take(&mut self.own) {
-            self.bury(&key, now, &mut effects);
+            self.bury(&key, Timestamp::EPOCH, now, &mut effects);
         }
         effects
     }
@@ -404,8 +538,10 @@ impl Replica {
         }
     }
 
-    /// Stamps an own record, applies and broadcasts it.
+    /// Stamps an own record, newer than what is held and than that, applies and broadcasts it.
     fn publish(&mut self, record: Service, now: Now, newer_than: Timestamp, effects: &mut Effects) {
+        let held = self.state.record(&record.hostname, &record.id);
+        let newer_than = held.map_or(newer_than, |held| newer_than.max(held.updated));
         let updated = self.stamp(now, newer_than.next());
         let record = Arc::new(Service { updated, ..record });
         let brief = self.is_brief(&record);
@@ -419,8 +555,8 @@ impl Replica {
         }
     }
 
-    /// Replaces what the state holds by a tombstone of ours.
-    fn bury(&mut self, key: &Key, now: Now, effects: &mut Effects) {
+    /// Replaces what the state holds by a tombstone of ours, newer than it and than that.
+    fn bury(&mut self, key: &Key, newer_than: Timestamp, now: Now, effects: &mut Effects) {
         let held = self
             .state
             .record(&key.0, &key.1)
@@ -431,7 +567,7 @@ impl Replica {
                 status: Status::Tombstone,
                 ..Service::clone(&held)
             };
-            self.publish(tombstone, now, held.updated, effects);
+            self.publish(tombstone, now, newer_than, effects);
         }
     }
 
@@ -442,18 +578,18 @@ impl Replica {
 
     /// Buries records of this host's former life that nothing here stands for.
     fn bury_ghosts(&mut self, now: Now, effects: &mut Effects) {
-        if !self.settled() {
+        if !self.settled() || self.rival.is_some() {
             return;
         }
         let ghosts: Vec<Key> = self
             .state
             .records_of(&self.hostname)
-            .filter(|held| !held.is_tombstone() && held.updated < self.started)
+            .filter(|held| !held.is_tombstone() && held.updated < self.alone_since)
             .map(|held| key_of(held))
             .filter(|key| !self.own.contains_key(key))
             .collect();
         for key in ghosts {
-            self.bury(&key, now, effects);
+            self.bury(&key, Timestamp::EPOCH, now, effects);
         }
     }
 
@@ -465,6 +601,7 @@ impl Replica {
 
     fn merge(&mut self, record: Arc<Service>, now: Now, effects: &mut Effects) {
         let brief = self.is_brief(&record);
+        let now = self.judged(now);
         match self.state.apply(record.clone(), Author::Peer, now) {
             Ok(Applied::New(change)) => {
                 effects.changes.extend(change);
@@ -498,11 +635,45 @@ impl Replica {
             return;
         }
         if held.differs_materially(&record) {
-            let newer_than = record.updated;
+            if self.yields(key, &record, now) {
+                effects.foreign.push(record.clone());
+                self.rival_noticed(now);
+                self.adopt(record, now, effects);
+                return;
+            }
+            let newer_than = record.updated.max(self.above_echoes(now));
             self.publish(Service::clone(&held), now, newer_than, effects);
         } else {
             self.adopt(record, now, effects);
         }
+    }
+
+    /// Whether somebody else's live record of an instance of ours is left alone: setting it right
+    /// has not helped, or there is another host that must be thought to believe it.
+    fn yields(&mut self, key: &Key, record: &Service, now: Now) -> bool {
+        if record.is_tombstone() || record.updated <= self.echoes_until {
+            return false;
+        }
+        let Some(own) = self.own.get_mut(key) else {
+            return false;
+        };
+        let lately = |since: &Instant| now.monotonic < *since + REFUTATIONS_IN;
+        let (since, count) = own
+            .refuted
+            .filter(|(since, _)| lately(since))
+            .unwrap_or((now.monotonic, 0));
+        if count >= REFUTATIONS_MAX || self.rival.is_some() {
+            return true;
+        }
+        own.refuted = Some((since, count + 1));
+        false
+    }
+
+    /// Newer than all echoes of ours, as far as others believe it: then none that comes later, and no
+    /// answer to what is stamped so, is mistaken for another one.
+    fn above_echoes(&self, now: Now) -> Timestamp {
+        let believed = self.judged(now).wall.plus(FUTURE_STAMP_MAX / 2);
+        self.echoes_until.min(believed)
     }
 
     /// Somebody else's word about an instance of this host that discovery does not know.
@@ -513,17 +684,26 @@ impl Replica {
         now: Now,
         effects: &mut Effects,
     ) {
-        let buried = self
-            .state
-            .record(&key.0, &key.1)
-            .is_some_and(|held| held.is_tombstone());
-        let ghost = !record.is_tombstone() && (buried || record.updated < self.started);
-        if !record.is_tombstone() && !ghost && self.settled() {
+        let held = self.state.record(&key.0, &key.1);
+        if held.is_some_and(|held| !record.supersedes(held)) {
+            return;
+        }
+        // We would still know of what we have buried ourselves, unless that is long ago.
+        let forgotten = held.is_none() && record.updated < now.wall.minus(TOMBSTONE_LIFESPAN);
+        let ghost = record.updated < self.alone_since || forgotten;
+        let known_dead = held.is_some_and(|held| held.is_tombstone());
+        let echo = known_dead && record.updated <= self.echoes_until;
+        let alive = !record.is_tombstone();
+        if alive && known_dead && !ghost && !echo {
+            self.rival_noticed(now);
+        }
+        let buried = alive && (ghost || echo) && self.settled() && self.rival.is_none();
+        if alive && !buried && self.settled() {
             effects.foreign.push(record.clone());
         }
         self.adopt(record, now, effects);
-        if ghost && self.settled() {
-            self.bury(key, now, effects);
+        if buried {
+            self.bury(key, self.above_echoes(now), now, effects);
         }
     }
 
@@ -560,3 +740,5 @@ fn spread(id: &str) -> f64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twins;

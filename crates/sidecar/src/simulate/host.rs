@@ -21,8 +21,7 @@ use super::watch::Watch;
 use crate::{
     cluster::{
         core::{Action, Core, Counters},
-        exchange,
-        metadata::{self, Kind},
+        exchange, metadata,
         replica::Replica,
     },
     health::LocalUpdate,
@@ -277,26 +276,28 @@ impl Application for Host {
         requests
     }
 
-    fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
+    fn opening(&self, now: Instant, peer: Option<&Member>, join: bool) -> Bytes {
         match peer {
-            Some(peer) if !join && metadata::kind(&peer.meta) == Kind::Ours => {
-                exchange::opening(self.snapshot(), None)
+            Some(peer) if !join && metadata::is_ours(&peer.meta) => {
+                exchange::opening(self.snapshot(), self.clock.now(now).wall, None)
             }
             _ => catalog::json::encode_replica(self.snapshot()).into(),
         }
     }
 
-    fn reply(&self, theirs: &Bytes, _join: bool) -> Bytes {
-        exchange::reply(self.snapshot(), theirs)
+    fn reply(&self, now: Instant, theirs: &Bytes, _join: bool) -> Bytes {
+        exchange::reply(self.snapshot(), theirs, self.clock.now(now).wall)
     }
 
-    fn brief_opening(&self, peer: &Member, members: u64) -> Option<Bytes> {
+    fn brief_opening(&self, now: Instant, peer: &Member, members: u64) -> Option<Bytes> {
+        let clock = self.clock.now(now).wall;
         let ours = metadata::is_ours(&peer.meta);
-        ours.then(|| exchange::opening(self.snapshot(), Some(members)))
+        ours.then(|| exchange::opening(self.snapshot(), clock, Some(members)))
     }
 
-    fn brief_reply(&self, theirs: &Bytes, members: u64) -> Option<Bytes> {
-        exchange::brief_reply(self.snapshot(), theirs, members)
+    fn brief_reply(&self, now: Instant, theirs: &Bytes, members: u64) -> Option<Bytes> {
+        let clock = self.clock.now(now).wall;
+        exchange::brief_reply(self.snapshot(), theirs, clock, members)
     }
 
     fn restarted(&self, now: Instant) -> Self {

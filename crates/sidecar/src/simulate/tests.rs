@@ -49,7 +49,7 @@ impl Trouble {
             ..Faults::default()
         };
         // Up to ten years, in some of the stories.
-        let skew_s: i64 = *pick(&mut rng, &[0, 0, 2]);
+        let skew_s: i64 = *pick(&mut rng, &[0, 0, 2, 500, 100_000, 315_000_000]);
         let skews: Vec<i128> = (0..hosts)
             .map(|_| i128::from(rng.random_range(-skew_s..=skew_s)) * 1_000_000_000)
             .collect();

@@ -288,6 +288,12 @@ fn a_name_is_taken_over_only_from_the_gone() {
                 claimed: address(77),
             };
             assert_eq!(events, [expected], "{row}: reported once");
+            let told = told_of_itself(&mut bench, address(2));
+            let expected = if held == A { vec![address(77)] } else { vec![] };
+            assert_eq!(
+                told, expected,
+                "{row}: who has the name is told if it lives"
+            );
         }
     }
     let mut bench = Bench::with(|config| config.dead_node_reclaim = Duration::ZERO);
@@ -298,6 +304,51 @@ fn a_name_is_taken_over_only_from_the_gone() {
     newcomer.port = 1;
     bench.receive(&Message::Alive(newcomer));
     assert_eq!(bench.state("n2"), Some((D, 5)), "never, when turned off");
+}
+
+/// Where `n2`, at this address, hears that it is.
+fn told_of_itself(bench: &mut Bench, to: SocketAddr) -> Vec<SocketAddr> {
+    let sent = bench.transmits().into_iter().filter(|sent| sent.0 == to);
+    let claims = sent.flat_map(|(_, messages)| messages);
+    claims
+        .filter_map(|message| match message {
+            Message::Alive(alive) if alive.node == "n2" => {
+                Some(crate::wire::message::socket_addr(alive.addr, alive.port))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn both_owners_of_a_name_learn_of_each_other() {
+    let conflict = |claimed| Event::Conflict {
+        name: "us".to_owned(),
+        existing: address(1),
+        claimed,
+    };
+    let ourselves = |last| Alive {
+        node: "us".to_owned(),
+        ..alive(last, 9)
+    };
+    // The second one: whoever it exchanges with lists the first.
+    let mut second = Bench::quiet();
+    let mut row = push_node(77, 9, A);
+    row.name = "us".to_owned();
+    let table = push_pull(vec![row]);
+    second
+        .node
+        .merge(second.now, table, false)
+        .expect("versions fit");
+    assert_eq!(second.events(), [conflict(address(77))]);
+    // The first one: whoever ignores the second passes its claim on.
+    let mut first = Bench::quiet();
+    first.receive(&Message::Alive(ourselves(77)));
+    assert_eq!(first.events(), [conflict(address(77))]);
+    for mut bench in [first, second] {
+        assert_eq!(bench.state("us"), Some((A, 1)), "neither gives way");
+        assert_eq!(bench.transmits(), [], "nor writes to a stranger");
+    }
 }
 
 #[test]

@@ -24,6 +24,18 @@ fn agent(name: &str) -> Replica {
     replica
 }
 
+/// What everybody's wall clock shows.
+fn clock() -> Timestamp {
+    now(200).wall
+}
+
+fn head() -> Head {
+    Head {
+        from: "h0".to_owned(),
+        clock: clock(),
+    }
+}
+
 fn hear(replica: &mut Replica, record: Service) {
     let effects = replica.remote(record, now(200));
     assert!(effects.rejected.is_empty());
@@ -41,7 +53,13 @@ impl Cost {
         self.messages += messages.len();
         self.bytes += messages.iter().map(Bytes::len).sum::<usize>();
         let decode = |bytes: &Bytes| Message::decode(bytes).expect("our own message");
-        messages.iter().map(decode).collect()
+        let messages = messages.iter().map(decode);
+        let read = messages.map(|(head, message)| {
+            assert!(["one", "other", "late", "awake", "sleeper"].contains(&&*head.from));
+            assert_eq!(head.clock, clock());
+            message
+        });
+        read.collect()
     }
 }
 
@@ -54,27 +72,22 @@ fn records_in(list: &[u8]) -> Vec<Service> {
 /// so.
 fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bool) -> Cost {
     let mut cost = Cost::default();
-    let opening = opening(one.snapshot(), Some(1));
+    let opening = opening(one.snapshot(), clock(), Some(1));
     cost.of(vec![opening.clone()]);
-    let reply = brief_reply(other.snapshot(), &opening, 1).expect("a brief opening");
-    let reply = cost.of(vec![reply]).remove(0);
-    let (Message::Same {
-        from,
-        members_differ,
-    }
-    | Message::Digest {
-        from,
-        members_differ,
-        ..
-    }) = &reply
-    else {
-        panic!("{reply:?}")
+    let reply = brief_reply(other.snapshot(), &opening, clock(), 1).expect("a brief opening");
+    let (head, _) = Message::decode(&reply).expect("our own message");
+    assert_eq!(head.from, other.hostname());
+    let digest = match cost.of(vec![reply]).remove(0) {
+        Message::Same {
+            members_differ: false,
+        } => return cost,
+        Message::Digest {
+            members_differ: false,
+            digest,
+        } => digest,
+        reply => panic!("{reply:?}"),
     };
-    assert_eq!((&**from, *members_differ), (other.hostname(), false));
-    let Message::Digest { digest, .. } = reply else {
-        return cost;
-    };
-    let offers = offers(one.snapshot(), &digest);
+    let offers = offers(one.snapshot(), &digest, clock());
     // To whom, and what.
     let mut under_way: Vec<(bool, Message)> = Vec::new();
     under_way.extend(cost.of(offers).into_iter().map(|it| (true, it)));
@@ -84,14 +97,14 @@ fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bo
         }
         let replica = if to_other { &mut *other } else { &mut *one };
         let better = match message {
-            Message::Offer {
-                buckets, records, ..
-            } => replica.offered(&buckets, records_in(&records), now(200)).1,
-            Message::Answer { records, .. } => replica.exchanged(records_in(&records), now(200)).1,
+            Message::Offer { buckets, records } => {
+                replica.offered(&buckets, records_in(&records), now(200)).1
+            }
+            Message::Answer { records } => replica.exchanged(records_in(&records), now(200)).1,
             message => panic!("{message:?}"),
         };
-        let name = replica.hostname().to_owned();
-        let answers = cost.of(answers(&name, &better));
+        let head = Head::of(replica.snapshot(), clock());
+        let answers = cost.of(answers(&head, &better));
         under_way.extend(answers.into_iter().map(|it| (!to_other, it)));
         assert!(cost.messages < 1000, "it never ends");
     }
@@ -103,7 +116,7 @@ fn root(replica: &Replica) -> u64 {
 }
 
 #[test]
-fn who_agrees_says_so_in_a_few_bytes() {
+fn who_agrees_says_so_in_a_few_dozen_bytes() {
     let (mut one, mut other) = (agent("one"), agent("other"));
     for id in 0..1000 {
         for replica in [&mut one, &mut other] {
@@ -111,14 +124,14 @@ fn who_agrees_says_so_in_a_few_bytes() {
         }
     }
     let cost = exchange(&mut one, &mut other, || false);
-    assert_eq!((cost.messages, cost.bytes), (2, 18 + 9));
+    assert_eq!((cost.messages, cost.bytes), (2, 38 + 8 + 1));
 }
 
 /// Whether the reply to `opening` says that the records are the same, and that the tables are not.
 fn verdict(reply: &Bytes) -> (bool, bool) {
     match Message::decode(reply) {
-        Ok(Message::Same { members_differ, .. }) => (true, members_differ),
-        Ok(Message::Digest { members_differ, .. }) => (false, members_differ),
+        Ok((_, Message::Same { members_differ })) => (true, members_differ),
+        Ok((_, Message::Digest { members_differ, .. })) => (false, members_differ),
         reply => panic!("{reply:?}"),
     }
 }
@@ -132,16 +145,19 @@ fn records_and_tables_are_compared_apart() {
         }
         let ours = other.snapshot();
         for (members, differ) in [(7, false), (8, true)] {
-            let opening = opening(one.snapshot(), Some(7));
-            let reply = brief_reply(ours, &opening, members).expect("a brief opening");
+            let opening = opening(one.snapshot(), clock(), Some(7));
+            let reply = brief_reply(ours, &opening, clock(), members).expect("a brief opening");
             assert_eq!(verdict(&reply), (same, differ));
         }
         // Where tables are shown they are not compared, and who shows one is shown ours.
         for members in [None, Some(7)] {
-            let opening = opening(one.snapshot(), members);
-            assert_eq!(verdict(&reply(ours, &opening)), (same, false));
+            let opening = opening(one.snapshot(), clock(), members);
+            assert_eq!(verdict(&reply(ours, &opening, clock())), (same, false));
         }
-        assert_eq!(brief_reply(ours, &opening(one.snapshot(), None), 7), None);
+        assert_eq!(
+            brief_reply(ours, &opening(one.snapshot(), clock(), None), clock(), 7),
+            None
+        );
     }
     let ours = one.snapshot();
     for other in [
@@ -149,21 +165,24 @@ fn records_and_tables_are_compared_apart() {
         Bytes::from_static(b"{\"Servers\":{}}"),
         Bytes::from_static(b"\xd1R1234567"),
         Message::Same {
-            from: "one".to_owned(),
             members_differ: true,
         }
-        .encode(),
+        .encode(&head()),
     ] {
-        assert_eq!(brief_reply(ours, &other, 7), None, "{other:?}");
+        assert_eq!(brief_reply(ours, &other, clock(), 7), None, "{other:?}");
     }
 }
 
 #[test]
 fn tables_that_differ_are_shown_once_for_each_exchange_and_not_more_often_than_every_second() {
     let mut core = Core::new(agent("one"), Arc::default(), 1);
-    let mut heard = |message: Message, at: u64| -> Vec<String> {
+    let mut heard = |from: &str, message: Message, at: u64| -> Vec<String> {
+        let head = Head {
+            from: from.to_owned(),
+            clock: now(at).wall,
+        };
         let event = Event::RemoteState {
-            state: message.encode(),
+            state: message.encode(&head),
             join: false,
         };
         core.gossip(event, now(at));
@@ -174,25 +193,29 @@ fn tables_that_differ_are_shown_once_for_each_exchange_and_not_more_often_than_e
         });
         shown.collect()
     };
-    let same = |members_differ| Message::Same {
-        from: "h0".to_owned(),
-        members_differ,
-    };
+    let same = |members_differ| Message::Same { members_differ };
     let digest = |members_differ| Message::Digest {
-        from: "h1".to_owned(),
         members_differ,
         digest: Box::default(),
     };
-    assert_eq!(heard(same(false), 200), [""; 0]);
-    assert_eq!(heard(digest(false), 200), [""; 0]);
-    assert_eq!(heard(same(true), 200), ["h0"]);
-    assert_eq!(heard(digest(true), 200), [""; 0], "a flood of replies");
-    assert_eq!(heard(digest(true), 201), ["h1"]);
+    assert_eq!(heard("h0", same(false), 200), [""; 0]);
+    assert_eq!(heard("h1", digest(false), 200), [""; 0]);
+    assert_eq!(heard("h0", same(true), 200), ["h0"]);
+    assert_eq!(
+        heard("h1", digest(true), 200),
+        [""; 0],
+        "a flood of replies"
+    );
+    assert_eq!(heard("h1", digest(true), 201), ["h1"]);
     // The exchange that follows says nothing about tables, and so ends it.
     let (one, other) = (agent("one"), agent("h1"));
-    let full = reply(other.snapshot(), &opening(one.snapshot(), None));
-    let full = Message::decode(&full).expect("our own message");
-    assert_eq!(heard(full, 210), [""; 0]);
+    let full = reply(
+        other.snapshot(),
+        &opening(one.snapshot(), clock(), None),
+        clock(),
+    );
+    let (_, full) = Message::decode(&full).expect("our own message");
+    assert_eq!(heard("h1", full, 210), [""; 0]);
 }
 
 #[test]
@@ -265,11 +288,11 @@ fn a_go_sidecar_gets_the_whole_state() {
     let one = agent("one");
     let theirs = Bytes::from_static(b"{\"Servers\":{}}");
     assert_eq!(
-        reply(one.snapshot(), &theirs),
+        reply(one.snapshot(), &theirs, clock()),
         json::encode_replica(one.snapshot())
     );
     assert_eq!(
-        reply(one.snapshot(), &Bytes::new()),
+        reply(one.snapshot(), &Bytes::new(), clock()),
         json::encode_replica(one.snapshot())
     );
 }
@@ -281,45 +304,67 @@ fn what_others_say_is_not_taken_for_ours() {
     }
     assert!(!Message::is(b"{\"Servers\":{}}"));
     let same = Message::Same {
-        from: "h0".to_owned(),
         members_differ: false,
     };
-    assert!(Message::is(&same.encode()));
+    assert!(Message::is(&same.encode(&head())));
 }
 
 #[test]
 fn what_cannot_be_read_is_refused() {
     let digest = Box::new(Digest::default());
-    let from = "h0".to_owned();
     let good = Message::Digest {
-        from,
         members_differ: false,
         digest,
     };
-    let good = good.encode();
+    let good = good.encode(&head());
     assert!(Message::decode(&good).is_ok());
-    let mut long = good.to_vec();
-    long.push(0);
-    for bad in [
-        &b""[..],
-        b"\xd1",
-        b"{}",
-        b"\xd1X",
-        b"\xd1R1234567",
-        b"\xd1R12345678a",
-        b"\xd1R12345678abcdefghi",
-        b"\xd1S",
-        b"\xd1S\x00",
-        b"\xd1S\x02\x02h0",
-        b"\xd1S\x00\x02h0.",
-        b"\xd1O\xff",
-        b"\xd1O\x02h0",
-        b"\xd1A\x02\xff\xff[]",
-        &good[..good.len() - 1],
-        &long,
+    let same = Message::Same {
+        members_differ: true,
+    };
+    let same = same.encode(&head());
+    for end in 0..same.len() {
+        assert!(Message::decode(&same.slice(..end)).is_err(), "{end}");
+    }
+    let head = &same[2..same.len() - 1];
+    let body = &good[same.len() - 1..];
+    for (kind, body) in [
+        (b'X', &b""[..]),
+        (b'R', b"1234567"),
+        (b'R', b"123456789"),
+        (b'R', b"12345678abcdefghi"),
+        (b'S', b""),
+        (b'S', b"\x02"),
+        (b'S', b"\x00."),
+        (b'O', b"short"),
+        (b'D', &body[..body.len() - 1]),
+        (b'D', &[body, b"."].concat()),
+        (b'D', &[b"\x02", &body[1..]].concat()),
     ] {
-        let bad = Bytes::copy_from_slice(bad);
+        let bad = Bytes::from([&[MAGIC, kind], head, body].concat());
         assert!(Message::decode(&bad).is_err(), "{bad:?}");
+    }
+    for bad in [&b"{}"[..], b"\xd1A\x02\xff\xff12345678[]", b"\xd1A\xffh0"] {
+        assert!(Message::decode(&Bytes::from_static(bad)).is_err());
+    }
+}
+
+#[test]
+fn any_clock_travels_to_the_microsecond() {
+    for text in [
+        "-009999-01-02T03:04:05Z",
+        "1969-12-31T23:59:59.999999Z",
+        "2026-02-03T09:15:27.000001Z",
+        "9999-12-30T00:00:00Z",
+    ] {
+        let clock = text.parse().expect("a time");
+        let from = "h0".to_owned();
+        let head = Head { from, clock };
+        let root = Message::Root {
+            records: 7,
+            members: None,
+        };
+        let read = Message::decode(&root.encode(&head));
+        assert_eq!(read.ok(), Some((head, root)));
     }
 }
 

@@ -1,0 +1,257 @@
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+
+use super::{
+    super::lab::{Lab, Sleep},
+    *,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const YEAR: i64 = 365 * 86_400;
+
+/// What each host adds to its clock.
+fn corrections(lab: &Lab) -> Vec<i64> {
+    let hosts = lab.hosts.iter();
+    let shown = hosts.map(|host| &host.counters.clock_correction_seconds);
+    // A message takes a moment.
+    let rounded = |seconds: i64| (seconds + seconds.signum() * 2) / 5 * 5;
+    shown
+        .map(|it| rounded(it.load(Ordering::Relaxed)))
+        .collect()
+}
+
+/// All join through the first one, one after the other.
+fn joined(errors: &[i64]) -> Lab {
+    let mut lab = Lab::new(errors);
+    for host in 1..errors.len() {
+        lab.join(host, 0);
+    }
+    lab
+}
+
+#[test]
+fn a_clock_that_is_years_off_costs_nobody_anything() {
+    for (errors, expected) in [
+        ([2 * YEAR, 0], [-2 * YEAR, 0]),
+        ([-2 * YEAR, 0], [0, -2 * YEAR]),
+        ([0, 60], [0, 0]),
+    ] {
+        let mut lab = joined(&errors);
+        lab.run(5 * SECOND);
+        lab.expect(&["h0/s", "h1/s"]);
+        assert_eq!(corrections(&lab), expected);
+    }
+    for wrong in [-30 * YEAR, -YEAR, -900, 900, YEAR, 30 * YEAR] {
+        for host in 0..3 {
+            let mut errors = [0; 3];
+            errors[host] = wrong;
+            let mut lab = joined(&errors);
+            lab.run(5 * SECOND);
+            lab.expect(&["h0/s", "h1/s", "h2/s"]);
+            assert_eq!(corrections(&lab), errors.map(|error| -error));
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_while_it_runs_costs_nobody_anything() {
+    for error in [-2 * YEAR, 2 * YEAR] {
+        let mut lab = joined(&[0, 0, 0]);
+        lab.run(2 * MINUTE);
+        lab.hosts[1].error = error;
+        lab.stop(1, "s");
+        lab.announce(1, "t");
+        lab.run(SECOND);
+        lab.expect(&["h0/s", "h1/t", "h2/s"]);
+        assert_eq!(corrections(&lab), [0, -error, 0]);
+        lab.hosts[1].error = 0;
+        lab.stop(1, "t");
+        lab.run(SECOND);
+        lab.expect(&["h0/s", "h2/s"]);
+        lab.run(2 * MINUTE);
+        lab.expect(&["h0/s", "h2/s"]);
+        assert_eq!(corrections(&lab), [0, 0, 0]);
+    }
+}
+
+#[test]
+fn of_two_hosts_either_clock_may_be_set() {
+    for error in [-2 * YEAR, 2 * YEAR] {
+        let mut lab = joined(&[0, 0]);
+        lab.run(2 * MINUTE);
+        lab.hosts[0].error = error;
+        lab.announce(0, "t");
+        lab.stop(1, "s");
+        lab.run(MINUTE);
+        lab.expect(&["h0/s", "h0/t"]);
+        lab.hosts[0].error = 0;
+        lab.stop(0, "t");
+        lab.announce(1, "s");
+        lab.run(MINUTE);
+        lab.expect(&["h0/s", "h1/s"]);
+        assert_eq!(corrections(&lab), [0, 0]);
+    }
+}
+
+#[test]
+fn a_clock_that_was_wrong_before_anybody_came_leaves_nothing_behind() {
+    let mut lab = Lab::new(&[5 * YEAR]);
+    lab.announce(0, "t");
+    lab.run(MINUTE);
+    lab.hosts[0].error = 0;
+    lab.run(2 * MINUTE);
+    let host = lab.add(0);
+    lab.join(host, 0);
+    lab.run(5 * SECOND);
+    lab.expect(&["h0/s", "h0/t", "h1/s"]);
+    assert_eq!(corrections(&lab), [0, 0]);
+}
+
+#[test]
+fn what_was_buried_by_a_wrong_clock_stays_buried() {
+    let mut lab = joined(&[0, 0]);
+    lab.run(MINUTE);
+    // Alone and years ahead, it buries; the other one, away, holds the service as alive.
+    lab.bury(1);
+    lab.sleep(1, Sleep::Stopped);
+    lab.hosts[0].error = 2 * YEAR;
+    lab.run(MINUTE);
+    lab.stop(0, "s");
+    lab.run(MINUTE);
+    lab.wake(1);
+    lab.run(MINUTE);
+    lab.expect(&["h1/s"]);
+}
+
+#[test]
+fn who_has_slept_for_long_does_not_raise_the_dead() {
+    for how in [Sleep::Suspended, Sleep::Stopped] {
+        for found_dead in [true, false] {
+            let mut lab = joined(&[0, 0, 0]);
+            lab.announce(2, "own");
+            lab.run(MINUTE);
+            lab.sleep(2, how);
+            if found_dead {
+                lab.bury(2);
+            }
+            lab.run(MINUTE);
+            lab.stop(0, "s");
+            lab.run(240 * MINUTE);
+            let held = |host: usize| lab.hosts[host].core.snapshot().service("h0", "s");
+            assert_eq!(held(0), None, "buried and forgotten");
+            assert_eq!(held(1), None, "buried and forgotten");
+            assert!(held(2).is_some_and(|it| it.is_alive()));
+            lab.wake(2);
+            for _ in 0..600 {
+                lab.run(SECOND / 10);
+                for host in 0..2 {
+                    assert!(!lab.seen_by(host).contains(&"h0/s".to_owned()), "{how:?}");
+                }
+            }
+            lab.expect(&["h1/s", "h2/own", "h2/s"]);
+        }
+    }
+}
+
+#[test]
+fn until_somebody_answers_who_has_slept_knows_itself_alone() {
+    let mut lab = joined(&[0, 0, 0]);
+    lab.run(MINUTE);
+    lab.sleep(2, Sleep::Suspended);
+    lab.run(120 * MINUTE);
+    lab.hosts[2].cut_off = true;
+    lab.wake(2);
+    lab.run(MINUTE);
+    assert_eq!(lab.seen_by(2), ["h2/s"]);
+    assert_eq!(lab.hosts[2].core.snapshot().members.size(), 3);
+    lab.hosts[2].cut_off = false;
+    lab.run(MINUTE);
+    lab.expect(&["h0/s", "h1/s", "h2/s"]);
+}
+
+#[test]
+fn short_sleeps_without_an_exchange_add_up() {
+    for (cut_off, forgets) in [(true, true), (false, false)] {
+        let mut lab = joined(&[0, 0]);
+        lab.run(MINUTE);
+        for nap in 0..2 {
+            lab.sleep(1, Sleep::Suspended);
+            lab.run(40 * MINUTE);
+            lab.hosts[1].cut_off = cut_off;
+            lab.wake(1);
+            lab.run(MINUTE);
+            let forgot = lab.seen_by(1) == ["h1/s"];
+            assert_eq!(forgot, forgets && nap == 1, "{nap}");
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_among_agents_compares_clocks_at_once() {
+    let mut lab = joined(&[0; 8]);
+    lab.run(2 * MINUTE);
+    let host = lab.add(0);
+    lab.join(host, 0);
+    lab.run(SECOND);
+    let known = lab.hosts[..8].iter();
+    let known = known.filter(|peer| lab.hosts[host].core.clock.knows(&peer.name));
+    assert!(known.count() >= 1);
+}
+
+#[test]
+fn a_stamp_that_nobody_can_mend_is_no_reason_to_talk_all_the_time() {
+    let mut lab = joined(&[0, 0, 0]);
+    lab.run(MINUTE);
+    let same = |lab: &Lab| lab.hosts[0].counters.exchanges_same.load(Ordering::Relaxed);
+    let before = same(&lab);
+    for _ in 0..600 {
+        let record =
+            super::super::fixtures::service("h1", "x", 3_000_000_000, catalog::Status::Alive);
+        let message = Bytes::from(json::encode_service(&record));
+        lab.hear(0, message);
+        lab.run(SECOND / 10);
+    }
+    let rejected = &lab.hosts[0].counters.records_rejected;
+    assert_eq!(rejected.load(Ordering::Relaxed), 600);
+    let exchanges = same(&lab) - before;
+    assert!((6..=6 + 3).contains(&exchanges), "{exchanges}");
+    assert_eq!(corrections(&lab), [0, 0, 0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_clocks_show_nobody_is_lost_and_nobody_returns(
+        errors in proptest::collection::vec(
+            prop_oneof![Just(0), -3 * YEAR..3 * YEAR, -1200_i64..1200],
+            2..6,
+        ),
+        through in proptest::collection::vec(any::<prop::sample::Index>(), 6),
+        set in proptest::collection::vec((any::<prop::sample::Index>(), -3 * YEAR..3 * YEAR), 0..3),
+    ) {
+        let mut lab = Lab::new(&errors);
+        for (host, through) in (1..errors.len()).zip(through) {
+            lab.announce(host, "gone");
+            lab.join(host, through.index(host));
+        }
+        lab.run(3 * SECOND);
+        for (host, error) in set {
+            lab.hosts[host.index(errors.len())].error = error;
+            lab.run(2 * SECOND);
+        }
+        for host in 1..errors.len() {
+            lab.stop(host, "gone");
+        }
+        lab.run(2 * MINUTE);
+        let expected: Vec<String> = (0..errors.len()).map(|host| format!("h{host}/s")).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        lab.expect(&expected);
+        let hosts = lab.hosts.iter().zip(corrections(&lab));
+        let times: Vec<i64> = hosts.map(|(host, correction)| host.error + correction).collect();
+        let (first, last) = (times.iter().min(), times.iter().max());
+        prop_assert!(last.zip(first).is_some_and(|(last, first)| last - first < 600), "{:?}", times);
+    }
+}
