@@ -38,7 +38,10 @@ pub(super) struct Story<'a, L> {
     phases: Vec<Phase>,
     traffic: Vec<TrafficSample>,
     sampled: Duration,
+    /// Whether the network profile has cut the cluster in two.
     cut: bool,
+    /// Whether the story has its own partition.
+    split: bool,
 }
 
 /// Is told what goes on, and how far in virtual time it is.
@@ -60,6 +63,7 @@ impl<'a, L: Listener> Story<'a, L> {
             traffic: Vec::new(),
             sampled: Duration::ZERO,
             cut: false,
+            split: false,
         }
     }
 
@@ -225,6 +229,7 @@ impl<'a, L: Listener> Story<'a, L> {
     fn partition(&mut self, time: Duration) {
         let parts = self.rng.random_range(2..=4);
         let sides = self.sides(parts);
+        (self.split, self.cut) = (true, false);
         self.begin("in parts");
         self.cluster.network().split(sides, Vec::new());
         let end = self.cluster.elapsed() + time;
@@ -248,6 +253,7 @@ impl<'a, L: Listener> Story<'a, L> {
                 now.any(|((_, host), before)| host.snapshot().members.size() > *before)
             },
         );
+        self.split = false;
         self.until(
             "identical digests after that",
             4 * PATIENCE,
@@ -313,7 +319,7 @@ impl<'a, L: Listener> Story<'a, L> {
 
     /// The network profile with partitions.
     fn cut_or_heal(&mut self) {
-        if self.options.network != NetworkProfile::Partition {
+        if self.options.network != NetworkProfile::Partition || self.split {
             return;
         }
         let phase = self.cluster.elapsed().as_nanos() % PARTITION_EVERY.as_nanos();

@@ -240,7 +240,7 @@ fn every_scenario_ends_well_on_every_network() {
         for scenario in [
             "idle --duration 5",
             "change --duration 3",
-            "churn --duration 2 --rate 50",
+            "churn --duration 4 --rate 10",
             "deploy --duration 5",
             "join",
             "rack --duration 60",
