@@ -7,6 +7,7 @@ use super::super::{
     fixtures::{now, service},
     metadata::Kind,
     replica::Replica,
+    update::StatusUpdate,
 };
 use super::*;
 
@@ -406,5 +407,24 @@ proptest! {
         }
         exchange(&mut one, &mut other, || false);
         prop_assert_eq!(root(&one), root(&other));
+    }
+}
+
+proptest! {
+    /// Whatever comes is read or refused, and what is read is what was meant.
+    #[test]
+    fn any_bytes_are_read_or_refused(
+        kind in prop::sample::select(b"RSDOAUX".to_vec()),
+        body in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let bytes = Bytes::from([&[MAGIC, kind], &body[..]].concat());
+        if let Ok((head, message)) = Message::decode(&bytes) {
+            let again = message.encode(&head);
+            prop_assert_eq!(Message::decode(&again).ok(), Some((head, message)));
+        }
+        if let Some(update) = StatusUpdate::decode(&bytes) {
+            prop_assert!(StatusUpdate::is(&bytes));
+            prop_assert!(!update.hostname.is_empty() && !update.id.is_empty());
+        }
     }
 }
