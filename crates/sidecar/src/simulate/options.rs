@@ -54,7 +54,8 @@ impl Options {
             Scenario::Idle | Scenario::Rack | Scenario::Restart => 60,
             Scenario::Partition => 120,
         };
-        self.duration.unwrap_or(Duration::from_secs(default))
+        self.duration
+            .unwrap_or_else(|| Duration::from_secs(default))
     }
 
     /// About how long that takes with what comes before and after it.
