@@ -129,7 +129,7 @@ pub struct Replica {
     /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
     /// clock does, unless the cluster's time turns out to be another.
     last_stamp: Timestamp,
-    /// The newest stamp given before our time last went back: what is not newer may be an echo of
+    /// The newest stamp given before our time ever went back: what is not newer may be an echo of
     /// ours, whatever we have said since.
     echoes_until: Timestamp,
     /// From our time to that by which stamps of others are judged.
@@ -446,7 +446,7 @@ impl Replica {
             self.alone_since = moved.translate(self.alone_since);
         }
         if self.last_stamp > now.wall {
-            self.echoes_until = self.last_stamp;
+            self.echoes_until = self.echoes_until.max(self.last_stamp);
             self.last_stamp = now.wall;
         }
         let mut effects = Effects::default();

@@ -136,6 +136,27 @@ fn ghosts_of_a_former_life_whose_clock_was_ahead_are_buried() {
 }
 
 #[test]
+fn what_was_said_before_time_went_back_twice_stays_buried() {
+    let mut replica = settled();
+    let at = |wall, monotonic| Now {
+        wall: now(wall).wall,
+        monotonic: now(monotonic).monotonic,
+    };
+    let first = replica.local(present("1", Status::Alive, true), at(100_000, 101));
+    let echo = Service::clone(&first.broadcasts[0]);
+    for (wall, monotonic) in [(50_000, 102), (20_000, 103)] {
+        let effects = replica.time_moved(None, at(wall, monotonic));
+        assert_eq!(effects.broadcasts[0].status, Status::Alive);
+    }
+    let gone = LocalUpdate::Gone { id: "1".into() };
+    replica.local(gone, at(20_001, 104));
+    // The majority was right in the beginning, and some have missed all that.
+    let effects = replica.remote(echo, at(100_100, 200));
+    assert_eq!(effects.broadcasts[0].status, Status::Tombstone);
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Tombstone));
+}
+
+#[test]
 fn untrue_news_about_own_instances_is_refuted() {
     let mut replica = settled();
     replica.local(present("1", Status::Alive, true), now(101));
