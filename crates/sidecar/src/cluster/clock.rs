@@ -53,7 +53,8 @@ pub struct Reading {
     pub now: Now,
     /// From `now` to the cluster's time, by which stamps of others are judged.
     pub exact: Offset,
-    /// Whether the cluster's time, as it is seen here, has gone back since the last reading.
+    /// Whether the cluster's time, as it is seen here, has gone back since the last reading, or this
+    /// is the first one.
     pub back: bool,
     /// How far `now` has moved against the steady clock since the last move. `None` when that is
     /// within [`TOLERANCE`].
@@ -196,7 +197,8 @@ impl ClusterClock {
         }
         let exact = self.median.unwrap_or(cluster);
         let judged = self.judged.unwrap_or(exact);
-        let back = exact.saturating_add(JITTER) < judged;
+        // Before the first reading nobody has judged what is held already.
+        let back = self.judged.is_none() || exact.saturating_add(JITTER) < judged;
         // What is believed once is not lost to jitter, and jitter does not add up.
         self.judged = Some(if back { exact } else { exact.max(judged) });
         let wall = Timestamp::from_unix_nanos(cluster.saturating_add(nanos(at)));

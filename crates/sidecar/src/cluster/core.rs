@@ -159,6 +159,12 @@ impl Core {
         self.replica.snapshot()
     }
 
+    /// What was counted so far.
+    #[cfg(test)]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// What is to be done since this was asked last, in order.
     pub fn actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)

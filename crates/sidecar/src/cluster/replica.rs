@@ -123,13 +123,13 @@ pub struct Replica {
     own: BTreeMap<Key, Own>,
     draining: BTreeSet<Key>,
     /// What is older and stands under our name is ours, or nobody's any more: the start, or the end of
-    /// the last rivalry.
+    /// the last rivalry. What is a little newer may be, too: see [`Replica::former_until`].
     alone_since: Timestamp,
     rival: Option<Rival>,
     /// The newest stamp given or met for an own record: the next one is greater, whatever the wall
     /// clock does, unless the cluster's time turns out to be another.
     last_stamp: Timestamp,
-    /// The newest stamp given before our time last went back: what is not newer may be an echo of
+    /// The newest stamp given before our time ever went back: what is not newer may be an echo of
     /// ours, whatever we have said since.
     echoes_until: Timestamp,
     /// From our time to that by which stamps of others are judged.
@@ -446,7 +446,7 @@ impl Replica {
             self.alone_since = moved.translate(self.alone_since);
         }
         if self.last_stamp > now.wall {
-            self.echoes_until = self.last_stamp;
+            self.echoes_until = self.echoes_until.max(self.last_stamp);
             self.last_stamp = now.wall;
         }
         let mut effects = Effects::default();
@@ -576,20 +576,35 @@ impl Replica {
         self.joined && self.awaited.is_empty()
     }
 
+    /// The newest stamp that a record of our former life may have. Its clock may have been ahead of ours,
+    /// or ours set back meanwhile, as far as others believe.
+    fn former_until(&self) -> Timestamp {
+        let since = self.judged_by.translate(self.alone_since);
+        since.plus(FUTURE_STAMP_MAX)
+    }
+
+    /// What tombstones of ours for a former life are newer than, so that whoever answers one is known by
+    /// it, and a word of that life that comes late is not taken for an answer.
+    fn above_former(&self, now: Now) -> Timestamp {
+        let above = self.former_until().minus(FUTURE_STAMP_MAX / 2);
+        above.min(self.believed(now))
+    }
+
     /// Buries records of this host's former life that nothing here stands for.
     fn bury_ghosts(&mut self, now: Now, effects: &mut Effects) {
         if !self.settled() || self.rival.is_some() {
             return;
         }
+        let until = self.former_until();
         let ghosts: Vec<Key> = self
             .state
             .records_of(&self.hostname)
-            .filter(|held| !held.is_tombstone() && held.updated < self.alone_since)
+            .filter(|held| !held.is_tombstone() && held.updated <= until)
             .map(|held| key_of(held))
             .filter(|key| !self.own.contains_key(key))
             .collect();
         for key in ghosts {
-            self.bury(&key, Timestamp::EPOCH, now, effects);
+            self.bury(&key, self.above_former(now), now, effects);
         }
     }
 
@@ -672,8 +687,12 @@ impl Replica {
     /// Newer than all echoes of ours, as far as others believe it: then none that comes later, and no
     /// answer to what is stamped so, is mistaken for another one.
     fn above_echoes(&self, now: Now) -> Timestamp {
-        let believed = self.judged(now).wall.plus(FUTURE_STAMP_MAX / 2);
-        self.echoes_until.min(believed)
+        self.echoes_until.min(self.believed(now))
+    }
+
+    /// A stamp that is ahead of its time and that others believe all the same.
+    fn believed(&self, now: Now) -> Timestamp {
+        self.judged(now).wall.plus(FUTURE_STAMP_MAX / 2)
     }
 
     /// Somebody else's word about an instance of this host that discovery does not know.
@@ -690,8 +709,13 @@ impl Replica {
         }
         // We would still know of what we have buried ourselves, unless that is long ago.
         let forgotten = held.is_none() && record.updated < now.wall.minus(TOMBSTONE_LIFESPAN);
-        let ghost = record.updated < self.alone_since || forgotten;
         let known_dead = held.is_some_and(|held| held.is_tombstone());
+        let former_until = if known_dead {
+            self.above_former(now)
+        } else {
+            self.former_until()
+        };
+        let ghost = record.updated <= former_until || forgotten;
         let echo = known_dead && record.updated <= self.echoes_until;
         let alive = !record.is_tombstone();
         if alive && known_dead && !ghost && !echo {
@@ -703,7 +727,8 @@ impl Replica {
         }
         self.adopt(record, now, effects);
         if buried {
-            self.bury(key, self.above_echoes(now), now, effects);
+            let newer_than = self.above_former(now).max(self.above_echoes(now));
+            self.bury(key, newer_than, now, effects);
         }
     }
 

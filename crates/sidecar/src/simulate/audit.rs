@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(test)]
+use catalog::Service;
 use catalog::{Snapshot, Status};
 
 use super::cluster::Cluster;
@@ -16,13 +18,16 @@ pub(super) struct Audit {
 }
 
 impl Cluster {
+    /// How everything is that runs on a host that is up, by host and instance.
+    fn truth(&self) -> BTreeMap<(&str, &str), Status> {
+        let own = self.running().flat_map(|(_, host)| host.own());
+        own.map(|service| ((&*service.hostname, &*service.id), service.status))
+            .collect()
+    }
+
     /// Looks at everybody.
     pub(super) fn audit(&self) -> Audit {
-        let truth: BTreeMap<(&str, &str), Status> = self
-            .running()
-            .flat_map(|(_, host)| host.own())
-            .map(|service| ((&*service.hostname, &*service.id), service.status))
-            .collect();
+        let truth = self.truth();
         // Equal digests stand for equal live records: one of each is looked at.
         let mut kinds: BTreeMap<u64, (&Snapshot, usize)> = BTreeMap::new();
         for (_, host) in self.running() {
@@ -42,5 +47,45 @@ impl Cluster {
             audit.lost += hosts * (truth.len() - right);
         }
         audit
+    }
+
+    /// What everybody knows, and each wrong belief, for whoever has to find out why.
+    #[cfg(test)]
+    pub(super) fn errors(&self) -> String {
+        let truth = self.truth();
+        let mut lines = Vec::new();
+        for (id, host) in self.running() {
+            let snapshot = host.snapshot();
+            lines.push(format!(
+                "host {id}: digest {:016x}, {} members, {:?}",
+                snapshot.digest.root(),
+                snapshot.members.size(),
+                host.core().counters(),
+            ));
+            for shown in snapshot.services() {
+                let is = truth.get(&(&*shown.hostname, &*shown.id)).copied();
+                if is.unwrap_or(Status::Tombstone) != shown.status {
+                    let Service {
+                        hostname,
+                        id: instance,
+                        status,
+                        updated,
+                        ..
+                    } = &**shown;
+                    lines.push(format!(
+                        "host {id}: {hostname}/{instance} of {updated} is shown as {status:?} and \
+                         is {is:?}"
+                    ));
+                }
+            }
+            for ((name, instance), status) in &truth {
+                if snapshot.service(name, instance).is_none() {
+                    lines.push(format!(
+                        "host {id}: {name}/{instance} is {status:?} and unknown"
+                    ));
+                }
+            }
+        }
+        lines.join("\n")
     }
 }

@@ -127,6 +127,12 @@ impl Host {
         &self.own
     }
 
+    /// What it knows, and what it thinks of its clock.
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// What runs here changes: `change` gets the list, and what differs afterwards is announced.
     pub(super) fn edit(
         &mut self,

@@ -10,6 +10,8 @@ use super::{audit::Audit, cluster::*, *};
 const SECOND: Duration = Duration::from_secs(1);
 /// After the last trouble, this is enough: seeds are tried every 60 s.
 const CALM: Duration = Duration::from_secs(150);
+/// Of so many stories that end badly everything is told.
+const TOLD_IN_FULL: usize = 3;
 
 /// What happened, so that no story is empty.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ struct Trouble {
     services: usize,
     fresh: usize,
     deeds: Deeds,
+    /// What was done, and when.
+    told: Vec<String>,
 }
 
 impl Trouble {
@@ -63,7 +67,19 @@ impl Trouble {
             services,
             fresh: 0,
             deeds: Deeds::default(),
+            told: vec![format!(
+                "ahead by {:?} s, {faults:?}",
+                skews
+                    .iter()
+                    .map(|ns| ns / 1_000_000_000)
+                    .collect::<Vec<_>>()
+            )],
         }
+    }
+
+    fn tell(&mut self, deed: &str, host: HostId) {
+        let at = self.cluster.elapsed();
+        self.told.push(format!("{at:.1?} {deed} {host}"));
     }
 
     fn running(&mut self) -> Option<HostId> {
@@ -78,10 +94,12 @@ impl Trouble {
         match self.rng.random_range(0..14) {
             0..5 => {
                 let service = self.rng.random_range(0..self.services);
+                self.tell("flip", host);
                 self.cluster.flip(host, service, false);
                 self.deeds.flips += 1;
             }
             5..8 => {
+                self.tell("replace", host);
                 self.fresh += 1;
                 let id = instance_id(host, 0xa0_0000 + self.fresh);
                 let replace = |own: &mut Vec<catalog::Service>| {
@@ -96,12 +114,14 @@ impl Trouble {
                 self.deeds.replacements += 1;
             }
             8 => {
+                self.tell("crash", host);
                 self.cluster.crash(host);
                 self.down.push(host);
                 self.deeds.crashes += 1;
             }
             9..11 => self.restart(),
             11 => {
+                self.tell("leave", host);
                 self.cluster.leave(host);
                 self.cluster.run_for(2 * SECOND);
                 self.cluster.crash(host);
@@ -110,12 +130,14 @@ impl Trouble {
             }
             12 => {
                 let hosts = self.cluster.hosts();
-                let sides = (0..hosts).map(|_| self.rng.random_range(0..2)).collect();
+                let sides: Vec<_> = (0..hosts).map(|_| self.rng.random_range(0..2)).collect();
+                self.tell(&format!("partition {sides:?}"), host);
                 self.cluster.network().split(sides, Vec::new());
                 self.deeds.partitions += 1;
             }
             _ => {
                 let time = *pick(&mut self.rng, &[2, 20, 4000]);
+                self.tell(&format!("pause of {time} s"), host);
                 self.cluster.network().pause(host, time * SECOND);
                 self.deeds.pauses += 1;
             }
@@ -124,6 +146,7 @@ impl Trouble {
 
     fn restart(&mut self) {
         if let Some(host) = self.down.pop() {
+            self.tell("restart", host);
             self.cluster.restart(host).expect("valid settings");
             self.deeds.restarts += 1;
         }
@@ -159,6 +182,7 @@ fn after_any_trouble_everybody_shows_what_runs() {
     let mut sum = Deeds::default();
     let first = number("STORY_FIRST", 1);
     let mut bad = Vec::new();
+    let mut accounts = String::new();
     for seed in first..first + number("STORY_SEEDS", 60) {
         let mut trouble = Trouble::new(seed);
         let deeds = trouble.rng.random_range(5..40);
@@ -167,12 +191,18 @@ fn after_any_trouble_everybody_shows_what_runs() {
             let pause = Duration::from_millis(*pick(&mut trouble.rng, &[10, 300, 3000, 20_000]));
             trouble.cluster.run_for(pause);
             if trouble.rng.random_bool(0.1) {
+                trouble.tell("heal", 0);
                 trouble.cluster.network().heal();
             }
         }
         let (agreed, audit) = trouble.end();
         if !agreed || audit != Audit::default() {
             bad.push((seed, agreed, audit));
+            if bad.len() <= TOLD_IN_FULL {
+                let told = trouble.told.join("\n");
+                let errors = trouble.cluster.errors();
+                accounts.push_str(&format!("\nSeed {seed}:\n{told}\n{errors}"));
+            }
         }
         let Deeds {
             flips,
@@ -191,7 +221,7 @@ fn after_any_trouble_everybody_shows_what_runs() {
         sum.partitions += partitions;
         sum.pauses += pauses;
     }
-    assert_eq!(bad, [], "seed, all agree, what is wrong");
+    assert_eq!(bad, [], "seed, all agree, what is wrong{accounts}");
     assert!(
         [
             sum.flips,

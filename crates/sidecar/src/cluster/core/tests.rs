@@ -1,5 +1,6 @@
 use std::sync::atomic::Ordering;
 
+use catalog::{Author, State, Status};
 use proptest::prelude::*;
 
 use super::{
@@ -29,6 +30,33 @@ fn joined(errors: &[i64]) -> Lab {
         lab.join(host, 0);
     }
     lab
+}
+
+#[test]
+fn what_was_taken_over_is_judged_before_anything_else() {
+    let now = |seconds| crate::cluster::fixtures::now(seconds);
+    let record = |host, at| crate::cluster::fixtures::service(host, "s", at, Status::Alive);
+    let later = 10_000_000;
+    let mut state = State::new("us", "c");
+    for host in ["us", "other"] {
+        state.member_up(host, Upkeep::Membership, now(later));
+        let held = state.apply(record(host, later), Author::Own, now(later));
+        held.expect("own records are not judged");
+    }
+    let mut core = Core::new(Replica::resumed(state, now(100)), Arc::default(), 1);
+    let update = LocalUpdate::Present {
+        service: record("us", 0),
+        checked: true,
+    };
+    core.local(update, now(100));
+    assert_eq!(core.snapshot().service("other", "s"), None);
+    let ours = core.snapshot().service("us", "s").map(|own| own.updated);
+    assert!(ours.is_some_and(|stamp| stamp <= now(101).wall), "{ours:?}");
+    assert!(
+        core.next_deadline()
+            .is_some_and(|at| at <= now(100).monotonic),
+        "it asks"
+    );
 }
 
 #[test]
@@ -207,8 +235,7 @@ fn a_stamp_that_nobody_can_mend_is_no_reason_to_talk_all_the_time() {
     let same = |lab: &Lab| lab.hosts[0].counters.exchanges_same.load(Ordering::Relaxed);
     let before = same(&lab);
     for _ in 0..600 {
-        let record =
-            super::super::fixtures::service("h1", "x", 3_000_000_000, catalog::Status::Alive);
+        let record = super::super::fixtures::service("h1", "x", 3_000_000_000, Status::Alive);
         let message = Bytes::from(json::encode_service(&record));
         lab.hear(0, message);
         lab.run(SECOND / 10);

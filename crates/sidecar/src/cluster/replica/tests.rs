@@ -89,9 +89,71 @@ fn ghosts_of_a_former_life_are_buried_once_every_source_has_listed() {
 #[test]
 fn a_live_stranger_under_our_name_is_reported_and_left_alone() {
     let mut replica = settled();
-    let effects = replica.remote(service("me", "x", 105, Status::Alive), now(105));
+    // Not of a former life with a clock that was ahead: nobody would have believed it.
+    let effects = replica.remote(service("me", "x", 705, Status::Alive), now(705));
     assert_eq!((effects.foreign.len(), effects.broadcasts.len()), (1, 0));
     assert_eq!(shown(&replica, "me", "x"), Some(Status::Alive));
+}
+
+/// A clock that was set back, or has lost some minutes while the host was off.
+#[test]
+fn ghosts_of_a_former_life_whose_clock_was_ahead_are_buried() {
+    let buried = |effects: &Effects, expected: u64| {
+        let tombstone = &effects.broadcasts[0];
+        assert_eq!(tombstone.status, Status::Tombstone);
+        assert!(
+            tombstone.updated > now(expected).wall,
+            "{}",
+            tombstone.updated
+        );
+    };
+    // Known before every source has listed.
+    let mut replica = Replica::new("me", "c", [SourceName::Docker], now(1000));
+    replica.joined(now(1000));
+    replica.remote(service("me", "old", 1400, Status::Alive), now(1001));
+    let effects = replica.local(LocalUpdate::Listed(SourceName::Docker), now(1002));
+    buried(&effects, 1400);
+    // A newer word of the former life does not pass for an answer.
+    let effects = replica.remote(service("me", "third", 900, Status::Alive), now(1003));
+    buried(&effects, 900);
+    let tombstone = effects.broadcasts[0].updated;
+    let effects = replica.remote(service("me", "third", 1200, Status::Alive), now(1003));
+    assert!(effects.broadcasts.is_empty() && effects.foreign.is_empty());
+    assert_eq!(shown(&replica, "me", "third"), Some(Status::Tombstone));
+    // Somebody who lives says it again, and is left alone.
+    let answer = Service {
+        updated: tombstone.next(),
+        ..service("me", "third", 0, Status::Alive)
+    };
+    let effects = replica.remote(answer, now(1004));
+    assert_eq!((effects.broadcasts.len(), effects.foreign.len()), (0, 1));
+    assert_eq!(shown(&replica, "me", "third"), Some(Status::Alive));
+    // From a host that could not be heard for an hour.
+    let mut replica = settled();
+    let late = service("me", "other", 600, Status::Alive);
+    let effects = replica.remote(late, now(100 + 3600));
+    buried(&effects, 600);
+}
+
+#[test]
+fn what_was_said_before_time_went_back_twice_stays_buried() {
+    let mut replica = settled();
+    let at = |wall, monotonic| Now {
+        wall: now(wall).wall,
+        monotonic: now(monotonic).monotonic,
+    };
+    let first = replica.local(present("1", Status::Alive, true), at(100_000, 101));
+    let echo = Service::clone(&first.broadcasts[0]);
+    for (wall, monotonic) in [(50_000, 102), (20_000, 103)] {
+        let effects = replica.time_moved(None, at(wall, monotonic));
+        assert_eq!(effects.broadcasts[0].status, Status::Alive);
+    }
+    let gone = LocalUpdate::Gone { id: "1".into() };
+    replica.local(gone, at(20_001, 104));
+    // The majority was right in the beginning, and some have missed all that.
+    let effects = replica.remote(echo, at(100_100, 200));
+    assert_eq!(effects.broadcasts[0].status, Status::Tombstone);
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Tombstone));
 }
 
 #[test]
