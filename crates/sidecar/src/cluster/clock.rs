@@ -160,6 +160,13 @@ impl ClusterClock {
             .is_some_and(|since| self.steady.last < since + PATIENCE)
     }
 
+    /// Whether the clocks known differ by so much that every single one may decide.
+    pub fn disputed(&self) -> bool {
+        let clocks = || self.peers.values().map(|sample| sample.zero);
+        let spread = clocks().max().zip(clocks().min());
+        self.correction != 0 || spread.is_some_and(|(max, min)| max - min >= TOLERANCE_NANOS)
+    }
+
     /// What is added to this host's wall clock, in seconds, rounded towards zero.
     pub fn correction(&self) -> i64 {
         seconds(self.correction)

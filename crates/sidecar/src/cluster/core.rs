@@ -279,9 +279,25 @@ impl Core {
         })
     }
 
+    /// Where clocks differ, two hosts that do not know the same ones may come to different times, and
+    /// refuse each other's records. In a cluster whose clocks can all be known, those that are missing
+    /// are asked for by name.
+    fn ask_for_clocks(&mut self, now: Now) {
+        let members = &self.replica.snapshot().members;
+        if members.size() > clock::CLOCKS_MAX || !self.clock.disputed() {
+            return;
+        }
+        for name in members.keys() {
+            if self.is_agent(name) && !self.clock.knows(name) {
+                self.catching_up.want(name, now.monotonic);
+            }
+        }
+    }
+
     /// Lets time pass.
     pub fn tick(&mut self, own: Now) {
         let now = self.time(own);
+        self.ask_for_clocks(now);
         let members = self.snapshot().members.size();
         let with = self
             .introductions

@@ -84,6 +84,14 @@ fn a_clock_that_is_years_off_costs_nobody_anything() {
 }
 
 #[test]
+fn of_many_clocks_that_all_differ_each_is_asked_for() {
+    let errors: [i64; 8] = std::array::from_fn(|host| host as i64 * YEAR);
+    let mut lab = joined(&errors);
+    lab.run(15 * SECOND);
+    assert_eq!(corrections(&lab), errors.map(|error| 3 * YEAR - error));
+}
+
+#[test]
 fn a_clock_that_is_set_while_it_runs_costs_nobody_anything() {
     for error in [-2 * YEAR, 2 * YEAR] {
         let mut lab = joined(&[0, 0, 0]);
