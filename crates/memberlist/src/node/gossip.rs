@@ -35,9 +35,14 @@ const CALM_SHARE: usize = 64;
 /// Protocol version from which a node checks a checksum before a datagram.
 const CRC_VERSION: u8 = 5;
 
-/// Where a member is, and whether it checks a checksum.
-fn target(entry: &Entry) -> (SocketAddr, bool) {
-    (entry.addr(), entry.versions.protocol_max() >= CRC_VERSION)
+/// Where a datagram goes, and what its receiver understands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) to: SocketAddr,
+    /// It checks a checksum.
+    pub(super) crc: bool,
+    /// It understands lazy push.
+    pub(super) kin: bool,
 }
 
 impl Node {
@@ -65,7 +70,7 @@ impl Node {
         let part = USER_TYPE_BYTES + payload.len();
         if COMPOUND_BYTES + PART_BYTES + part > self.packet_budget {
             self.user.remove(&key);
-            self.broadcast_by_stream(&payload);
+            self.broadcast_by_stream(&payload, priority.kin_only);
             return;
         }
         let number = lazy::number(&payload);
@@ -76,7 +81,7 @@ impl Node {
         } else {
             self.eager.len()
         };
-        self.eager.insert(at, encoded.clone());
+        self.eager.insert(at, (encoded.clone(), priority.kin_only));
         self.eager_urgent += usize::from(priority.urgent);
         self.bound_eager();
         self.user.push_in_turn(key, encoded, number, priority);
@@ -95,17 +100,19 @@ impl Node {
         self.eager_urgent = self.eager_urgent.min(self.eager.len());
     }
 
-    fn broadcast_by_stream(&mut self, payload: &Bytes) {
+    fn broadcast_by_stream(&mut self, payload: &Bytes, kin_only: bool) {
         if payload.len() > STREAM_USER_BYTES_MAX {
             self.counters.broadcasts_too_long += 1;
             return;
         }
         self.counters.broadcasts_by_stream += 1;
-        for (to, _) in self.sample_live(STREAM_BROADCAST_TARGETS) {
-            self.requests.push_back(StreamRequest::User {
-                to,
-                payload: payload.clone(),
-            });
+        for target in self.sample_live(STREAM_BROADCAST_TARGETS) {
+            if target.kin || !kin_only {
+                self.requests.push_back(StreamRequest::User {
+                    to: target.to,
+                    payload: payload.clone(),
+                });
+            }
         }
     }
 
@@ -134,22 +141,20 @@ impl Node {
                     };
                     reachable && entry.name != *us
                 });
-        let lazily = chosen.iter().all(|entry| self.understands(entry));
-        let targets: Vec<(SocketAddr, bool)> = chosen.into_iter().map(target).collect();
-        if targets.is_empty() {
+        let all: Vec<Target> = chosen.into_iter().map(|entry| self.target(entry)).collect();
+        if all.is_empty() {
             return;
         }
-        if lazily {
-            self.tell(&targets);
-            return self.put_broadcasts_back();
-        }
-        for _ in 0..self.config.gossip_messages {
-            self.add_broadcasts(self.packet_budget - COMPOUND_BYTES);
-            if self.packet.is_empty() {
-                break;
+        if all.iter().any(|target| !target.kin) {
+            for _ in 0..self.config.gossip_messages {
+                self.add_broadcasts(self.packet_budget - COMPOUND_BYTES);
+                if self.packet.is_empty() {
+                    break;
+                }
+                self.send_to_all(&all);
             }
-            self.send_to_all(&targets);
         }
+        self.tell(&all);
         self.put_broadcasts_back();
     }
 
@@ -162,10 +167,11 @@ impl Node {
         let budget = self.config.eager_bytes_per_interval;
         let sample = self.sample_live(2 * self.config.gossip_nodes);
         self.eager_urgent = 0;
-        while let Some(first) = self.eager.pop_front() {
+        while let Some((first, kin_only)) = self.eager.pop_front() {
             let mut size = COMPOUND_BYTES + PART_BYTES + first.len();
             self.packet.push(&first);
-            while let Some(next) = self.eager.front()
+            while let Some((next, next_kin_only)) = self.eager.front()
+                && *next_kin_only == kin_only
                 && size + PART_BYTES + next.len() <= self.packet_budget
                 && self.packet.push(next)
             {
@@ -176,44 +182,53 @@ impl Node {
             // all relay to six, one in four hundred. While there is little to say that costs little.
             let calm = self.eager_bytes_spent < budget / CALM_SHARE;
             let fanout = self.config.gossip_nodes * if calm { 2 } else { 1 };
-            let targets = &sample[..fanout.min(sample.len())];
+            let fitting = sample.iter().filter(|target| target.kin || !kin_only);
+            let targets: Vec<Target> = fitting.take(fanout).copied().collect();
             let cost = size * targets.len();
-            if targets.is_empty() || self.eager_bytes_spent + cost > budget {
+            if sample.is_empty() || self.eager_bytes_spent + cost > budget {
                 self.packet.clear();
                 self.eager.clear();
                 return;
             }
             self.eager_bytes_spent += cost;
             self.counters.eager_datagrams += targets.len() as u64;
-            self.send_to_all(targets);
+            self.send_to_all(&targets);
         }
     }
 
-    /// Random live members, and whether they check a checksum.
-    pub(super) fn sample_live(&mut self, count: usize) -> Vec<(SocketAddr, bool)> {
+    fn target(&self, entry: &Entry) -> Target {
+        Target {
+            to: entry.addr(),
+            crc: entry.versions.protocol_max() >= CRC_VERSION,
+            kin: self.understands(entry),
+        }
+    }
+
+    /// Random live members.
+    pub(super) fn sample_live(&mut self, count: usize) -> Vec<Target> {
         let us = &self.config.name;
-        self.table
-            .sample(&mut self.rng, count, |entry| {
-                entry.is_live() && entry.name != *us
-            })
-            .into_iter()
-            .map(target)
-            .collect()
+        let sample = self.table.sample(&mut self.rng, count, |entry| {
+            entry.is_live() && entry.name != *us
+        });
+        sample.into_iter().map(|entry| self.target(entry)).collect()
     }
 
     /// Adds broadcasts for `free` bytes to the packet; those of the protocol first.
     fn add_broadcasts(&mut self, free: usize) {
         let mut free = self.add_protocol_broadcasts(free);
         let count = COMPOUND_PARTS_MAX - self.packet.len();
-        for part in self.user.take(&mut free, PART_BYTES, count) {
-            self.packet.push(part);
+        for (part, kin_only) in self.user.take(&mut free, PART_BYTES, count) {
+            // Not everybody this goes to would understand that.
+            if !kin_only {
+                self.packet.push(part);
+            }
         }
     }
 
     /// Adds broadcasts of the protocol alone; how many of the `free` bytes are left.
     pub(super) fn add_protocol_broadcasts(&mut self, mut free: usize) -> usize {
         let count = COMPOUND_PARTS_MAX - self.packet.len();
-        for part in self.membership.take(&mut free, PART_BYTES, count) {
+        for (part, _) in self.membership.take(&mut free, PART_BYTES, count) {
             self.packet.push(part);
         }
         free
@@ -245,9 +260,9 @@ impl Node {
     }
 
     /// Sends the packet to each of `targets` and starts a new one.
-    pub(super) fn send_to_all(&mut self, targets: &[(SocketAddr, bool)]) {
+    pub(super) fn send_to_all(&mut self, targets: &[Target]) {
         let [mut plain, mut checked]: [Option<Bytes>; 2] = [None, None];
-        for &(to, crc) in targets {
+        for &Target { to, crc, .. } in targets {
             let cached = if crc { &mut checked } else { &mut plain };
             let bytes = cached
                 .get_or_insert_with(|| self.packet.finish(self.config.compression, crc).into())

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::gossip::{COMPOUND_BYTES, PART_BYTES, USER_TYPE_BYTES};
+use super::gossip::{COMPOUND_BYTES, PART_BYTES, Target, USER_TYPE_BYTES};
 use super::table::Entry;
 use super::{Event, Node};
 use crate::wire::encode_message;
@@ -216,12 +216,16 @@ impl Node {
         }
     }
 
-    /// Tells `targets`, who all understand, what is queued; in the same datagrams goes what the
-    /// protocol has to say.
-    pub(super) fn tell(&mut self, targets: &[(SocketAddr, bool)]) {
+    /// Tells those of `targets` who understand what is queued; in the same datagrams goes what the
+    /// protocol has to say and has not said in this round.
+    pub(super) fn tell(&mut self, targets: &[Target]) {
+        let targets: Vec<Target> = targets.iter().filter(|it| it.kin).copied().collect();
+        if targets.is_empty() {
+            return;
+        }
         let told: Vec<u32> = self.user.take_numbers(TOLD_MAX).collect();
         if !told.is_empty() {
-            let addresses = targets.iter().map(|(to, _)| *to);
+            let addresses = targets.iter().map(|target| target.to);
             self.lazy.told.extend(addresses);
         }
         let excess = self.lazy.told.len().saturating_sub(TOLD_MEMBERS_MAX);
@@ -239,7 +243,7 @@ impl Node {
             if self.packet.is_empty() {
                 break;
             }
-            self.send_to_all(targets);
+            self.send_to_all(&targets);
         }
     }
 

@@ -379,7 +379,7 @@ impl Node {
         }
         let encoded = self.encode(&message);
         if origin == Origin::Ourselves {
-            self.eager.push_front(encoded.clone());
+            self.eager.push_front((encoded.clone(), false));
             self.eager_urgent += 1;
             self.bound_eager();
         }

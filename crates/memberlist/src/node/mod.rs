@@ -198,7 +198,8 @@ pub struct Node {
     user: TransmitQueue<UserKey>,
     user_unnamed: u64,
     /// Encoded broadcasts that should leave before the next gossip round, system ones in front.
-    eager: VecDeque<Bytes>,
+    /// The flag: only for members that understand lazy push.
+    eager: VecDeque<(Bytes, bool)>,
     /// How many of them are urgent: those in front.
     eager_urgent: usize,
     eager_bytes_spent: usize,
@@ -455,8 +456,8 @@ impl Node {
         };
         let encoded = self.encode(&Message::Dead(goodbye.clone()));
         self.dead(now, goodbye, Origin::Ourselves);
-        for (to, crc) in self.sample_live(GOODBYES) {
-            self.send(to, std::slice::from_ref(&encoded), crc);
+        for target in self.sample_live(GOODBYES) {
+            self.send(target.to, std::slice::from_ref(&encoded), target.crc);
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Priority {
     pub source: String,
     /// Whether it goes before what is not urgent, of the same turn.
     pub urgent: bool,
+    /// Whether it is only for members that understand lazy push, see
+    /// [`Config::lazy_push`](super::Config::lazy_push); the others do not get it.
+    pub kin_only: bool,
 }
 
 /// Fewest transmits first; then by turn of the source, urgent ones first.
@@ -44,6 +47,7 @@ struct Entry<K> {
     source: Option<Arc<str>>,
     /// What the application's messages are known by; 0 for those of the protocol.
     number: u32,
+    kin_only: bool,
 }
 
 /// Broadcasts in the order in which they are to be sent. Keys are unique.
@@ -75,7 +79,14 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
     /// Queues `bytes` with no transmits yet; an older entry of this key is gone.
     pub(super) fn push(&mut self, key: K, bytes: Bytes) {
         self.remove(&key);
-        self.insert(key, bytes, None, 0, (0, 0, false));
+        let entry = Entry {
+            key,
+            bytes,
+            source: None,
+            number: 0,
+            kin_only: false,
+        };
+        self.insert(entry, (0, 0, false));
     }
 
     /// The same for a message known by `number`, taking turns with other sources.
@@ -89,28 +100,21 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
         let count = &mut counts[usize::from(!priority.urgent)];
         let turn = *count;
         *count += 1;
-        let class = (0, turn, !priority.urgent);
-        self.insert(key, bytes, Some(source), number, class);
-    }
-
-    fn insert(
-        &mut self,
-        key: K,
-        bytes: Bytes,
-        source: Option<Arc<str>>,
-        number: u32,
-        class: Class,
-    ) {
-        let rank = (class, Reverse(bytes.len()), Reverse(self.next_id));
-        self.next_id += 1;
-        self.bytes += bytes.len();
-        self.ranks.insert(key.clone(), rank);
         let entry = Entry {
             key,
             bytes,
-            source,
+            source: Some(source),
             number,
+            kin_only: priority.kin_only,
         };
+        self.insert(entry, (0, turn, !priority.urgent));
+    }
+
+    fn insert(&mut self, entry: Entry<K>, class: Class) {
+        let rank = (class, Reverse(entry.bytes.len()), Reverse(self.next_id));
+        self.next_id += 1;
+        self.bytes += entry.bytes.len();
+        self.ranks.insert(entry.key.clone(), rank);
         self.entries.insert(rank, entry);
     }
 
@@ -161,13 +165,14 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     /// Takes entries into `free` bytes, each costing `overhead` more than its length, at most
     /// `count`. What was taken is out of the queue until [`TransmitQueue::put_back`], so that one
-    /// round of gossip does not send the same thing to the same members again and again.
+    /// round of gossip does not send the same thing to the same members again and again. What is
+    /// for kin only is told as such.
     pub(super) fn take(
         &mut self,
         free: &mut usize,
         overhead: usize,
         count: usize,
-    ) -> impl ExactSizeIterator<Item = &Bytes> {
+    ) -> impl ExactSizeIterator<Item = (&Bytes, bool)> {
         let before = self.taken.len();
         let first = self.entries.first_key_value();
         let mut class = first.map_or((0, 0, false), |(rank, _)| rank.0);
@@ -194,19 +199,20 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
             *free -= overhead + entry.bytes.len();
             self.taken.push((rank, entry));
         }
-        self.taken[before..].iter().map(|(_, entry)| &entry.bytes)
+        let taken = self.taken[before..].iter();
+        taken.map(|(_, entry)| (&entry.bytes, entry.kin_only))
     }
 
-    /// Takes the first `count` entries, which are only told of by their numbers.
+    /// Takes up to `count` entries, together with what is taken, which are only told of by their
+    /// numbers: those of all that is taken.
     pub(super) fn take_numbers(&mut self, count: usize) -> impl ExactSizeIterator<Item = u32> {
-        let before = self.taken.len();
-        while self.taken.len() - before < count
+        while self.taken.len() < count
             && let Some((rank, entry)) = self.entries.pop_first()
         {
             self.bytes -= entry.bytes.len();
             self.taken.push((rank, entry));
         }
-        self.taken[before..].iter().map(|(_, entry)| entry.number)
+        self.taken.iter().map(|(_, entry)| entry.number)
     }
 
     /// The entries with these numbers, which from now on count as never sent.
@@ -286,7 +292,10 @@ mod tests {
     }
 
     fn take(queue: &mut TransmitQueue<&'static str>, mut free: usize, limit: u32) -> Vec<Bytes> {
-        let taken = queue.take(&mut free, 2, 127).cloned().collect();
+        let taken = queue
+            .take(&mut free, 2, 127)
+            .map(|(bytes, _)| bytes.clone())
+            .collect();
         queue.put_back(limit);
         taken
     }
@@ -318,6 +327,7 @@ mod tests {
         let priority = |source: &str, urgent| Priority {
             source: source.to_owned(),
             urgent,
+            kin_only: false,
         };
         let mut queue = TransmitQueue::new();
         let mut say = |key: &'static str, source, urgent| {
@@ -337,7 +347,8 @@ mod tests {
         let order = |queue: &mut TransmitQueue<&'static str>| -> Vec<Bytes> {
             std::iter::from_fn(|| {
                 let mut free = 4;
-                queue.take(&mut free, 2, 1).next().cloned()
+                let taken = queue.take(&mut free, 2, 1).next();
+                taken.map(|(bytes, _)| bytes.clone())
             })
             .collect()
         };
@@ -398,9 +409,19 @@ mod tests {
     fn nothing_is_taken_twice_before_it_is_put_back() {
         let mut queue = queue(&[("a", "1"), ("b", "2")]);
         let mut free = 3;
-        assert!(queue.take(&mut free, 2, 127).eq(["2"].iter()));
+        assert!(
+            queue
+                .take(&mut free, 2, 127)
+                .map(|(bytes, _)| bytes)
+                .eq(["2"].iter())
+        );
         let mut free = 100;
-        assert!(queue.take(&mut free, 2, 127).eq(["1"].iter()));
+        assert!(
+            queue
+                .take(&mut free, 2, 127)
+                .map(|(bytes, _)| bytes)
+                .eq(["1"].iter())
+        );
         assert_eq!(queue.take(&mut free, 2, 127).len(), 0);
         queue.put_back(9);
         assert_eq!(queue.len(), 2);

@@ -619,13 +619,14 @@ impl Core {
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
         for News { record, brief } in effects.broadcasts {
+            let short = brief.then(|| StatusUpdate::encode(&record)).flatten();
             let priority = Priority {
+                kin_only: short.is_some(),
                 source: record.hostname.clone(),
                 // Who is routed to what is gone loses requests; who learns late of what has come
                 // only has fewer to choose from.
                 urgent: !record.is_alive(),
             };
-            let short = brief.then(|| StatusUpdate::encode(&record)).flatten();
             let payload = short.unwrap_or_else(|| json::encode_service(&record).into());
             self.actions.push(Action::Broadcast {
                 key: key(&record),

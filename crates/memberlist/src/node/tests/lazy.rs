@@ -1,5 +1,6 @@
 //! Lazy push: what is told, what is asked for, and what members that do not know it get.
 
+use super::super::Priority;
 use super::super::lazy::number;
 use super::*;
 
@@ -146,8 +147,36 @@ fn with_members_that_do_not_understand_rounds_repeat_contents() {
     bench.node.broadcast(None, Bytes::from_static(b"news"));
     bench.transmits();
     let sent = round(&mut bench);
-    assert_eq!(sent.len(), 8);
-    assert!(sent.iter().all(|(_, parts)| parts[..] == [user(b"news")]));
+    let repeated = sent
+        .iter()
+        .filter(|(_, parts)| parts[..] == [user(b"news")]);
+    assert_eq!(repeated.count(), 8);
+    let told = [list(b'H', &[b"news"])];
+    let told: Vec<_> = sent.iter().filter(|(_, parts)| parts[..] == told).collect();
+    assert_eq!(told.len(), 7);
+    assert!(told.iter().all(|(to, _)| *to != address(9)));
+}
+
+#[test]
+fn what_is_for_kin_only_reaches_nobody_else() {
+    let mut bench = among(|id| id < 6);
+    let priority = Priority {
+        kin_only: true,
+        ..Priority::default()
+    };
+    let content = Bytes::from_static(b"short");
+    bench.node.broadcast_with(None, content, &priority);
+    let is_kin = |(to, _): &(SocketAddr, Vec<Message>)| (2..6).any(|id| *to == address(id));
+    let sent = bench.transmits();
+    assert_eq!(sent.len(), 4);
+    assert!(
+        sent.iter()
+            .all(|sent| is_kin(sent) && sent.1[..] == [user(b"short")])
+    );
+    let sent = round(&mut bench);
+    assert_eq!(sent.len(), 4);
+    let told = [list(b'H', &[b"short"])];
+    assert!(sent.iter().all(|sent| is_kin(sent) && sent.1[..] == told));
 }
 
 #[test]
