@@ -465,13 +465,6 @@ impl Core {
         if exchange::Message::is(state) {
             return self.exchange(state, now);
         }
-        if join {
-            self.introductions.exchanged();
-            // Clocks are still to be compared.
-            self.catching_up.want_one(now.monotonic);
-        } else {
-            self.introductions.exchanged();
-        }
         let records = match json::decode_state(state) {
             Ok(records) => self.readable(records, now),
             Err(error) => {
@@ -479,6 +472,12 @@ impl Core {
                 return Effects::default();
             }
         };
+        // Only now: what a member of another kind says is no state of records.
+        self.introductions.exchanged();
+        if join {
+            // Clocks are still to be compared.
+            self.catching_up.want_one(now.monotonic);
+        }
         debug!(records = records.len(), join, "merging a peer's state");
         self.replica.exchanged(records, now).0
     }

@@ -290,3 +290,33 @@ proptest! {
         prop_assert!(last.zip(first).is_some_and(|(last, first)| last - first < 600), "{:?}", times);
     }
 }
+
+#[test]
+fn the_state_of_a_member_of_another_kind_makes_no_exchange_needless() {
+    use memberlist::{Member, NodeState, Versions};
+    let now = |seconds| crate::cluster::fixtures::now(seconds);
+    let member = |name: &str, address: &str, meta: &'static str| Member {
+        name: name.to_owned(),
+        addr: address.parse().expect("an address"),
+        meta: meta.into(),
+        incarnation: 1,
+        state: NodeState::Alive,
+        versions: Versions::OURS,
+    };
+    let mut core = Core::new(Replica::new("us", "c", [], now(100)), Arc::default(), 1);
+    let serf = member("serf", "10.0.0.1:7946", "\u{7f}role");
+    let agent = member("agent", "10.0.0.2:7946", "{\"Generation\":1}");
+    let address = agent.addr;
+    for event in [
+        Event::Joined(serf),
+        Event::Joined(agent),
+        Event::RemoteState {
+            state: Bytes::from_static(b"\x05\x86"),
+            join: true,
+        },
+    ] {
+        core.gossip(event, now(100));
+    }
+    core.tick(now(101));
+    assert!(core.actions().contains(&Action::Exchange(address)));
+}
