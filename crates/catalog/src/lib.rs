@@ -22,7 +22,7 @@ pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_o
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{
-    Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Pool, Rejected,
+    Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected,
     STALE_AFTER, State, TOMBSTONE_LIFESPAN, Upkeep,
 };
 pub use timestamp::{InvalidTimestamp, Timestamp};

@@ -8,14 +8,12 @@
 
 mod deadlines;
 mod edit;
-mod pool;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-pub use self::pool::Pool;
 use self::{deadlines::Deadlines, edit::Edit};
 use crate::{
     HostRecords, Service, Snapshot, Status, Timestamp,
