@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::gossip::{COMPOUND_BYTES, PART_BYTES, Target, USER_TYPE_BYTES};
 use super::table::Entry;
 use super::{Event, Node};
@@ -69,6 +71,12 @@ pub(super) struct Lazy {
 impl Lazy {
     fn has_seen(&self, number: u32) -> bool {
         self.seen.iter().any(|span| span.contains(&number))
+    }
+
+    /// Messages remembered as seen.
+    #[cfg(test)]
+    pub(super) fn seen_len(&self) -> usize {
+        self.seen.iter().map(HashSet::len).sum()
     }
 
     fn see(&mut self, now: Instant, number: u32) {
@@ -133,33 +141,28 @@ impl Node {
     /// A message of our application need not come back to it.
     pub(super) fn note_seen(&mut self, number: u32) {
         if self.is_lazy() {
-            self.lazy.seen[0].insert(number);
+            self.lazy.see(self.clock, number);
         }
     }
 
-    /// A user message has come. False when it is none for the application.
-    pub(super) fn is_for_application(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        content: &[u8],
-    ) -> bool {
-        if !self.is_lazy() {
-            return true;
-        }
-        match numbers(content) {
-            Some((HAVE, told)) => self.ask_for_missing(now, from, told),
-            Some((_, wanted)) => self.answer_wanted(from, wanted.collect()),
-            None => {
-                let number = number(content);
-                if !self.lazy.has_seen(number) {
-                    self.lazy.see(now, number);
-                    return true;
-                }
-                self.counters.messages_repeated += 1;
+    /// A user message has come: hands it to the application, unless it belongs to lazy push or was
+    /// seen lately.
+    pub(super) fn deliver(&mut self, now: Instant, from: SocketAddr, content: &[u8]) {
+        if self.is_lazy() {
+            match numbers(content) {
+                Some((HAVE, told)) => return self.ask_for_missing(now, from, told),
+                Some((_, wanted)) => return self.answer_wanted(from, wanted.collect()),
+                None => {}
             }
+            let number = number(content);
+            if self.lazy.has_seen(number) {
+                self.counters.messages_repeated += 1;
+                return;
+            }
+            self.lazy.see(now, number);
         }
-        false
+        let content = Bytes::copy_from_slice(content);
+        self.events.push_back(Event::Message(content));
     }
 
     /// Somebody tells what there is: asks for what we have not seen, unless we just did.
@@ -257,13 +260,5 @@ impl Node {
         content.extend([MAGIC, kind]);
         content.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         encode_message(&Message::User(content.into()), &self.config.cluster_name)
-    }
-
-    /// Hands a message of a peer to the application.
-    pub(super) fn deliver(&mut self, now: Instant, from: SocketAddr, content: &[u8]) {
-        if self.is_for_application(now, from, content) {
-            let content = bytes::Bytes::copy_from_slice(content);
-            self.events.push_back(Event::Message(content));
-        }
     }
 }

@@ -228,12 +228,9 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
             .filter_map(|rank| {
                 let entry = self.entries.remove(&rank)?;
                 let ((_, turn, late), length, id) = rank;
-                let renewed = ((0, turn, late), length, id);
-                if let Some(known) = self.ranks.get_mut(&entry.key) {
-                    *known = renewed;
-                }
                 let bytes = entry.bytes.clone();
-                self.entries.insert(renewed, entry);
+                self.bytes -= bytes.len();
+                self.requeue(((0, turn, late), length, id), entry, u32::MAX);
                 Some(bytes)
             })
             .collect()

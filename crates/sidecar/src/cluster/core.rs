@@ -368,11 +368,11 @@ impl Core {
             }
             Event::Updated(member) => {
                 debug!(node = member.name, "member changed its metadata");
-                if metadata::kind(&member.meta) != Kind::Ours {
+                let kind = metadata::kind(&member.meta);
+                if kind != Kind::Ours {
                     self.clock.left(&member.name);
                 }
-                self.replica
-                    .member_up(&member.name, metadata::kind(&member.meta), now)
+                self.replica.member_up(&member.name, kind, now)
             }
             Event::Left(member) => {
                 info!(node = member.name, state = ?member.state, "member is gone");

@@ -142,6 +142,20 @@ fn what_is_missing_is_asked_for_once_in_a_while_and_what_was_seen_never() {
 }
 
 #[test]
+fn who_only_talks_does_not_remember_all_it_said() {
+    let mut bench = among(|_| true);
+    let said = |bench: &Bench| bench.node.lazy.seen_len();
+    let before = said(&bench);
+    for second in 0..60 {
+        bench.node.broadcast(None, Bytes::from(format!("{second}")));
+        bench.pass(Duration::from_secs(1));
+        bench.transmits();
+    }
+    let kept = said(&bench) - before;
+    assert!((5..=11).contains(&kept), "{kept} of 60");
+}
+
+#[test]
 fn with_members_that_do_not_understand_rounds_repeat_contents() {
     let mut bench = among(|id| id != 9);
     bench.node.broadcast(None, Bytes::from_static(b"news"));
