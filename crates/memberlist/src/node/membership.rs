@@ -23,8 +23,26 @@ const CONFLICT_PERIOD: Duration = Duration::from_secs(10);
 pub(super) enum Origin {
     /// A message or a state exchange.
     Peer,
-    /// Our own probing, suspicion or departure. Sent at once to a few members.
+    /// Our own probing, suspicion or departure.
     Ourselves,
+}
+
+/// When what is announced leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// With the next gossip round.
+    NextRound,
+    /// At once to a few members, and with the rounds.
+    AtOnce,
+}
+
+impl From<Origin> for Haste {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Peer => Self::NextRound,
+            Origin::Ourselves => Self::AtOnce,
+        }
+    }
 }
 
 impl Node {
@@ -43,7 +61,7 @@ impl Node {
             versions,
         };
         self.table.insert(Entry::new(ourselves, now), &mut self.rng);
-        self.announce_ourselves(Origin::Ourselves);
+        self.announce_ourselves(Haste::AtOnce);
         self.emit_joined(&self.config.name.clone());
     }
 
@@ -96,11 +114,11 @@ impl Node {
         self.table
             .insert(Entry::new(alive.clone(), now), &mut self.rng);
         self.spread_push_pull(now);
-        self.announce(&name, Message::Alive(alive), Origin::Peer);
+        self.announce(&name, Message::Alive(alive), Haste::NextRound);
         self.emit_joined(&name);
         if first_peer && !self.leaving {
             // Until now there was nobody to tell.
-            self.announce_ourselves(Origin::Ourselves);
+            self.announce_ourselves(Haste::AtOnce);
         }
     }
 
@@ -122,7 +140,7 @@ impl Node {
         if doubted {
             self.cancel_suspicion(&name);
         }
-        self.announce(&name, Message::Alive(alive), Origin::Peer);
+        self.announce(&name, Message::Alive(alive), Haste::NextRound);
         self.members_version += 1;
         if !was_live {
             self.events.push_back(Event::Joined(member));
@@ -167,7 +185,7 @@ impl Node {
             from: self.config.name.clone(),
         });
         if !self.membership.contains(&name.to_owned()) {
-            self.announce(name, suspect.clone(), Origin::Peer);
+            self.announce(name, suspect.clone(), Haste::NextRound);
         }
         let encoded = self.encode(&suspect);
         self.send(to, &[encoded], false);
@@ -248,7 +266,7 @@ impl Node {
             if suspicion.confirm(&suspect.from, now) {
                 self.timers.arm(timer, suspicion.deadline());
                 let name = suspect.node.clone();
-                self.announce(&name, Message::Suspect(suspect), origin);
+                self.announce(&name, Message::Suspect(suspect), origin.into());
             }
             return;
         }
@@ -274,7 +292,7 @@ impl Node {
         self.members_version += 1;
         self.counters.suspicions += 1;
         let name = suspect.node.clone();
-        self.announce(&name, Message::Suspect(suspect), origin);
+        self.announce(&name, Message::Suspect(suspect), origin.into());
     }
 
     fn cancel_suspicion(&mut self, name: &str) {
@@ -302,8 +320,9 @@ impl Node {
             return;
         }
         let doubted = entry.suspicion.take().is_some();
+        let leaves = dead.from == dead.node;
         entry.incarnation = dead.incarnation;
-        entry.state = if dead.from == dead.node {
+        entry.state = if leaves {
             NodeState::Left
         } else {
             NodeState::Dead
@@ -315,7 +334,10 @@ impl Node {
         }
         self.members_version += 1;
         let name = dead.node.clone();
-        self.announce(&name, Message::Dead(dead), origin);
+        // A goodbye comes from one place and is to be everywhere before the requests are that the
+        // member no longer serves. Deaths are found out by many at the same time anyway.
+        let haste = if leaves { Haste::AtOnce } else { origin.into() };
+        self.announce(&name, Message::Dead(dead), haste);
         self.events.push_back(Event::Left(member));
     }
 
@@ -354,11 +376,11 @@ impl Node {
         self.counters.refutations += 1;
         self.awareness.apply(1);
         self.members_version += 1;
-        self.announce_ourselves(Origin::Ourselves);
+        self.announce_ourselves(Haste::AtOnce);
     }
 
     /// Queues our own announcement.
-    pub(super) fn announce_ourselves(&mut self, origin: Origin) {
+    pub(super) fn announce_ourselves(&mut self, haste: Haste) {
         let incarnation = self.incarnation;
         let name = self.config.name.clone();
         let Some(entry) = self.table.find_mut(&name) else {
@@ -366,11 +388,11 @@ impl Node {
         };
         entry.incarnation = incarnation;
         let alive = entry.alive();
-        self.announce(&name, Message::Alive(alive), origin);
+        self.announce(&name, Message::Alive(alive), haste);
     }
 
     /// Queues a message about a node; an older one about it is dropped.
-    fn announce(&mut self, name: &str, message: Message, origin: Origin) {
+    fn announce(&mut self, name: &str, message: Message, haste: Haste) {
         if let Message::Suspect(Suspect { incarnation, .. })
         | Message::Dead(Dead { incarnation, .. }) = &message
             && *incarnation == u32::MAX
@@ -378,7 +400,7 @@ impl Node {
             return;
         }
         let encoded = self.encode(&message);
-        if origin == Origin::Ourselves {
+        if haste == Haste::AtOnce {
             self.eager.push_front((encoded.clone(), false));
             self.eager_urgent += 1;
             self.bound_eager();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::membership::Origin;
+use super::membership::{Haste, Origin};
 use super::table::Entry;
 use super::timers::Timer;
 use super::{Event, Node, Profile, StreamRequest};
@@ -212,7 +212,7 @@ impl Node {
 
     pub(super) fn push_pull_tick(&mut self, now: Instant) {
         if now.saturating_duration_since(self.started) < REANNOUNCE && !self.leaving {
-            self.announce_ourselves(Origin::Peer);
+            self.announce_ourselves(Haste::NextRound);
         }
         self.exchange_with_any();
     }
