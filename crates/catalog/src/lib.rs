@@ -13,12 +13,14 @@
 mod digest;
 mod held;
 pub mod json;
+mod outline;
 mod service;
 mod snapshot;
 mod state;
 mod timestamp;
 
 pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_of, content_hash};
+pub use outline::{Comparison, OUTLINE_HOST_BYTES, Outline};
 pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{HostRecords, Snapshot};
 pub use state::{

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rpds::RedBlackTreeMapSync;
 
-use crate::{Buckets, Digest, Service, Timestamp, Upkeep, held::Held};
+use crate::{Buckets, Digest, Service, Timestamp, Upkeep, held::Held, outline::Roots};
 
 /// The records of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub struct HostRecords {
     /// Time of the last change that matters to a reader.
     pub last_changed: Timestamp,
     pub(crate) held: RedBlackTreeMapSync<Arc<str>, Held>,
+    pub(crate) roots: Roots,
 }
 
 impl HostRecords {
@@ -29,6 +30,7 @@ impl HostRecords {
             last_updated: Timestamp::EPOCH,
             last_changed: Timestamp::EPOCH,
             held: RedBlackTreeMapSync::new_sync(),
+            roots: Roots::default(),
         }
     }
 

@@ -77,11 +77,13 @@ impl memberlist::Delegate for Replicated {
     }
 
     fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
+        let snapshot = self.snapshot.borrow().clone();
+        let clock = SystemTime::now().into();
         match peer {
-            Some(peer) if !join && metadata::is_ours(&peer.meta) => {
-                let snapshot = self.snapshot.borrow().clone();
-                exchange::opening(&snapshot, SystemTime::now().into(), None)
+            Some(peer) if metadata::is_ours(&peer.meta) => {
+                exchange::opening(&snapshot, clock, None)
             }
+            None if !self.awake.has_overslept() => exchange::greeting(&snapshot, clock),
             _ => self.local_state(join),
         }
     }

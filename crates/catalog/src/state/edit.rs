@@ -69,6 +69,11 @@ impl Edit<'_> {
     /// Brings the digest up to date with one record.
     fn weigh(&mut self, record: &Service, old: Option<&Held>, new: Option<&Held>) {
         let identity = Identity::of(&record.hostname, &record.id);
+        let [was, is] = [old, new].map(|held| held.map(|held| &held.record));
+        if !matches!((was, is), (Some(was), Some(is)) if Arc::ptr_eq(was, is)) {
+            let (was, is) = (was.map(AsRef::as_ref), is.map(AsRef::as_ref));
+            self.host.roots.replace(identity, was, is);
+        }
         let before = old.map_or(0, |old| old.summary(identity, self.before));
         let now = new.map_or(0, |new| new.summary(identity, self.presence));
         if before != now {

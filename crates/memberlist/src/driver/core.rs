@@ -211,7 +211,7 @@ impl Core {
                 drop(reply.send((self.node.table_digest(), peer)));
             }
             Command::PushPull { join, peer, reply } => {
-                let peer = peer.and_then(|addr| self.node.member_at(addr));
+                let peer = peer.and_then(|addr| self.node.known_at(addr));
                 drop(reply.send((self.node.push_pull(join), peer)));
             }
             Command::Merge {

@@ -52,7 +52,8 @@ pub trait Delegate: Send + Sync + 'static {
     fn local_state(&self, join: bool) -> Bytes;
 
     /// What to say to a member we turn to, when less than everything will do. `peer` is what we
-    /// know of it, nothing before we have met. The default says everything.
+    /// know of it, who may be thought to be dead; nothing before we have met. The default says
+    /// everything.
     fn opening(&self, peer: Option<&Member>, join: bool) -> Bytes {
         let _ = peer;
         self.local_state(join)

@@ -533,6 +533,15 @@ impl Node {
         at.map(table::Entry::member)
     }
 
+    /// What we believe about the node at an address: the live one, or else one that was there.
+    pub fn known_at(&self, addr: SocketAddr) -> Option<Member> {
+        self.member_at(addr).or_else(|| {
+            let mut entries = self.table.iter();
+            let at = entries.find(|entry| entry.addr() == addr);
+            at.map(table::Entry::member)
+        })
+    }
+
     /// What has happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters

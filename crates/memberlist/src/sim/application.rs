@@ -23,7 +23,8 @@ pub trait Application {
         Vec::new()
     }
 
-    /// What to say first in a state exchange with `peer`, as far as it is known.
+    /// What to say first in a state exchange with `peer`, as far as it is known; it may be thought to
+    /// be dead.
     fn opening(&self, now: Instant, peer: Option<&Member>, join: bool) -> Bytes;
 
     /// What to reply to `theirs`, before it is merged.

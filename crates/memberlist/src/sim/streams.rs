@@ -289,7 +289,7 @@ impl<A: Application> Host<A> {
         match (&self.application, turn) {
             (None, _) => self.state.clone(),
             (Some(application), Turn::Opening { to, .. }) => {
-                let peer = self.node.as_ref().and_then(|node| node.member_at(to));
+                let peer = self.node.as_ref().and_then(|node| node.known_at(to));
                 application.opening(now, peer.as_ref(), join)
             }
             (Some(application), Turn::Reply { theirs, .. }) => application.reply(now, theirs, join),

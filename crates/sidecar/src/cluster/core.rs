@@ -35,8 +35,9 @@ use crate::{health::LocalUpdate, throttle::Throttle};
 /// The same trouble with the same peer is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
-/// Buckets in which an exchange finds a difference that is more than the changes of the moment.
-const MUCH: usize = 8;
+/// In a cluster of more members, whoever joins asks another than the one it joined through for what it
+/// misses.
+const SPARED_FROM: usize = 64;
 /// Least time between exchanges of the tables of members that replies ask for, whoever sends them.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
 /// After a pause of so long nothing is believed any more of what others had said before it: they keep
@@ -429,7 +430,7 @@ impl Core {
             return self.update(payload, now);
         }
         if exchange::Message::is(payload) {
-            return self.exchange(payload, now);
+            return self.exchange(payload, false, now);
         }
         add(&self.counters.records_received, 1);
         match json::decode_service(payload) {
@@ -463,7 +464,7 @@ impl Core {
 
     fn remote_state(&mut self, state: &Bytes, join: bool, now: Now) -> Effects {
         if exchange::Message::is(state) {
-            return self.exchange(state, now);
+            return self.exchange(state, join, now);
         }
         let records = match json::decode_state(state) {
             Ok(records) => self.readable(records, now),
@@ -483,7 +484,7 @@ impl Core {
     }
 
     /// One step of an exchange with another agent of ours.
-    fn exchange(&mut self, bytes: &Bytes, now: Now) -> Effects {
+    fn exchange(&mut self, bytes: &Bytes, join: bool, now: Now) -> Effects {
         let (head, message) = match exchange::Message::decode(bytes) {
             Ok(read) => read,
             Err(error) => {
@@ -522,13 +523,29 @@ impl Core {
                 self.compare_tables(from.clone(), members_differ, now);
                 add(&self.counters.exchanges_different, 1);
                 let ours = self.replica.snapshot();
-                if ours.digest.differences(&digest).len() > MUCH {
+                let differing = ours.digest.differences(&digest).len();
+                let much = differing > exchange::MUCH;
+                if much {
                     // Who has missed much may have met somebody who did, too.
                     self.catching_up.want_one(now.monotonic);
                 }
-                let offers = exchange::offers(ours, &digest, self.own_clock);
-                debug!(peer = from, offers = offers.len(), "catalogs differ");
-                self.send(&from, offers);
+                debug!(peer = from, differing, "catalogs differ");
+                if much && join && ours.members.size() > SPARED_FROM {
+                    // All who start turn to the same few, and any other can tell as well.
+                    return Effects::default();
+                }
+                let messages = exchange::differing(ours, &digest, self.own_clock);
+                self.send(&from, messages);
+                Effects::default()
+            }
+            exchange::Message::Outline(outline) => {
+                let messages = exchange::compared(self.snapshot(), &outline, self.own_clock);
+                self.send(&from, messages);
+                Effects::default()
+            }
+            exchange::Message::Want(hosts) => {
+                let messages = exchange::wanted(self.snapshot(), hosts, self.own_clock);
+                self.send(&from, messages);
                 Effects::default()
             }
             exchange::Message::Offer { buckets, records } => {

@@ -11,6 +11,16 @@
 //! A → B  answer    what of that A knows better
 //! ```
 //!
+//! Where many buckets differ, as for a newcomer or after a partition, the records in them would be
+//! nearly all there are. Then hosts are compared first:
+//!
+//! ```text
+//! A → B  outline   a number for what A holds of each host, dead or alive
+//! B → A  want      the hosts of which A holds something else or more
+//!        answer    B's live records of hosts of which it holds something else or more
+//! A → B  answer    those that B wants; and, as above, what of B's answer A knows better
+//! ```
+//!
 //! Offers and answers travel as messages by stream, in pieces. Whoever receives a record that it can
 //! beat sends its own back, tombstones included; so a host that slept cannot raise the dead. Each
 //! step is a use of the ordinary merge: a message that is lost, doubled or late does no harm, and
@@ -22,12 +32,18 @@
 //! Each message begins with who sends it and what its wall clock shows, uncorrected: so both sides
 //! learn how far their clocks are apart. What a message needs on its way is too little to matter.
 //!
-//! The first exchange of a join, and every one with a Go Sidecar, carries whole states as JSON.
+//! Who joins by an address does not know of what kind the other side is. It shows its whole state as
+//! JSON, as in every exchange with a Go Sidecar, and in a field that those ignore a root. Another agent
+//! of ours replies to that, so that seeds need not send all they know to everyone who starts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use catalog::{BUCKETS_BYTES, Buckets, Digest, Service, Snapshot, Timestamp, bucket_of, json};
+use catalog::{
+    BUCKETS_BYTES, Buckets, Comparison, Digest, OUTLINE_HOST_BYTES, Outline, Service, Snapshot,
+    Timestamp, bucket_of, json,
+};
+use data_encoding::BASE64;
 use memberlist::STREAM_USER_BYTES_MAX;
 
 /// First byte of ours: neither JSON nor a message of Serf, which numbers its kinds from 0, begins with
@@ -38,6 +54,20 @@ const SAME: u8 = b'S';
 const DIGEST: u8 = b'D';
 const OFFER: u8 = b'O';
 const ANSWER: u8 = b'A';
+const OUTLINE: u8 = b'H';
+const WANT: u8 = b'W';
+
+/// Buckets in which an exchange finds a difference that is more than the changes of the moment.
+pub const MUCH: usize = 8;
+
+/// Where a root stands in a state as JSON.
+const GREETING: &str = ",\"Exchange\":\"";
+
+/// Records in a greeting, about 1 MB, unless they are all our own.
+const GREETING_MAX: usize = 4096;
+
+/// Hosts in an outline, at most: a message of half the bytes that travel by stream.
+const OUTLINE_MAX: usize = STREAM_USER_BYTES_MAX / 2 / OUTLINE_HOST_BYTES;
 
 /// Bytes of records in one message; half of what travels by stream.
 const PIECE_BYTES: usize = 512 * 1024;
@@ -89,6 +119,10 @@ pub enum Message {
         /// As JSON.
         records: Bytes,
     },
+    /// What the sender holds of each host.
+    Outline(Outline),
+    /// Records of these hosts, by their numbers in outlines, are asked for.
+    Want(Vec<u64>),
 }
 
 /// Why a message of an exchange was dropped.
@@ -112,6 +146,8 @@ impl Message {
             Self::Digest { .. } => DIGEST,
             Self::Offer { .. } => OFFER,
             Self::Answer { .. } => ANSWER,
+            Self::Outline(_) => OUTLINE,
+            Self::Want(_) => WANT,
         };
         let mut out = vec![MAGIC, kind];
         head.write(&mut out);
@@ -133,6 +169,8 @@ impl Message {
                 out.extend_from_slice(records);
             }
             Self::Answer { records } => out.extend_from_slice(records),
+            Self::Outline(outline) => out.extend(outline.to_bytes()),
+            Self::Want(hosts) => out.extend(hosts.iter().flat_map(|host| host.to_le_bytes())),
         }
         out.into()
     }
@@ -179,6 +217,14 @@ impl Message {
                 Self::Offer { buckets, records }
             }
             ANSWER => Self::Answer { records: rest },
+            OUTLINE => {
+                let outline = Outline::from_bytes(&rest);
+                Self::Outline(outline.ok_or_else(|| unreadable("outline"))?)
+            }
+            WANT => match rest.as_chunks() {
+                (hosts, []) => Self::Want(hosts.iter().copied().map(u64::from_le_bytes).collect()),
+                _ => return Err(unreadable("hosts")),
+            },
             _ => return Err(unreadable("kind")),
         };
         Ok((head, message))
@@ -243,8 +289,43 @@ pub fn opening(ours: &Snapshot, clock: Timestamp, members: Option<u64>) -> Bytes
     Message::Root { records, members }.encode(&Head::of(ours, clock))
 }
 
-/// What to reply to `theirs`, the opening of another agent, when tables of members are shown.
+/// What to say first to somebody of whose kind nothing is known. Who knows much leaves out what others
+/// can tell as well: should it be a Go Sidecar, it gets the rest when it is a member, as soon as
+/// somebody exchanges states with it.
+pub fn greeting(ours: &Snapshot, clock: Timestamp) -> Bytes {
+    let held: usize = ours.hosts.values().map(|host| host.services().len()).sum();
+    let mut state = if held <= GREETING_MAX {
+        json::encode_replica(ours)
+    } else {
+        let mut own = Snapshot::empty(&ours.hostname, &ours.cluster_name);
+        let host = ours.hosts.get_key_value(&ours.hostname);
+        if let Some((name, host)) = host {
+            own.hosts.insert_mut(name.clone(), host.clone());
+        }
+        json::encode_replica(&own)
+    };
+    if state.pop() == Some('}') {
+        state.push_str(GREETING);
+        BASE64.encode_append(&opening(ours, clock, None), &mut state);
+        state.push('"');
+    }
+    state.push('}');
+    state.into()
+}
+
+/// The root in a greeting. It stands at the end, so that the state need not be read for it.
+fn greeted(state: &[u8]) -> Option<Bytes> {
+    let state = state.strip_suffix(b"\"}")?;
+    let length = state.iter().rev().position(|byte| *byte == b'"')?;
+    let (before, root) = state.split_at(state.len() - length);
+    let root = before.ends_with(GREETING.as_bytes()).then_some(root)?;
+    Some(BASE64.decode(root).ok()?.into())
+}
+
+/// What to reply to `theirs`, how another member opens, when tables of members are shown.
 pub fn reply(ours: &Snapshot, theirs: &Bytes, clock: Timestamp) -> Bytes {
+    let greeted = greeted(theirs);
+    let theirs = greeted.as_ref().unwrap_or(theirs);
     if !Message::is(theirs) {
         return json::encode_replica(ours).into();
     }
@@ -287,8 +368,33 @@ fn answer_root(ours: &Snapshot, same: bool, members_differ: bool, clock: Timesta
     message.encode(&Head::of(ours, clock))
 }
 
-/// What to offer to somebody with this digest.
-pub fn offers(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
+/// What to send to somebody with this digest, which differs from ours.
+pub fn differing(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
+    if ours.digest.differences(theirs).len() <= MUCH || ours.hosts.size() > OUTLINE_MAX {
+        return offers(ours, theirs, clock);
+    }
+    vec![Message::Outline(ours.outline()).encode(&Head::of(ours, clock))]
+}
+
+/// What to send to somebody with this outline.
+pub fn compared(ours: &Snapshot, theirs: &Outline, clock: Timestamp) -> Vec<Bytes> {
+    let Comparison {
+        offered,
+        mut wanted,
+    } = ours.compare(theirs);
+    wanted.truncate(STREAM_USER_BYTES_MAX / 2 / size_of::<u64>());
+    let head = Head::of(ours, clock);
+    let want = (!wanted.is_empty()).then(|| Message::Want(wanted).encode(&head));
+    want.into_iter().chain(answers(&head, &offered)).collect()
+}
+
+/// What to send to somebody who wants the records of these hosts.
+pub fn wanted(ours: &Snapshot, hosts: Vec<u64>, clock: Timestamp) -> Vec<Bytes> {
+    answers(&Head::of(ours, clock), ours.records_of_hosts(hosts))
+}
+
+/// Our records in the buckets that differ.
+fn offers(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
     let differing = ours.digest.differences(theirs);
     let mut by_bucket: BTreeMap<usize, Vec<&Arc<Service>>> = differing
         .iter()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use catalog::{Now, Status, Timestamp, json};
+use catalog::{Now, Status, Timestamp};
 use memberlist::{Event, Member, NodeState, Versions};
 
 use super::{
@@ -170,16 +170,18 @@ impl Lab {
         }
     }
 
-    /// `host` joins everybody that `through` knows, by an exchange of whole states with it.
+    /// `host` joins everybody that `through` knows, by an exchange with it.
     pub(super) fn join(&mut self, host: usize, through: usize) {
         let mut known = self.hosts[through].members.clone();
         known.insert(through);
         for peer in known {
             self.meet(host, peer);
         }
-        for (from, to) in [(host, through), (through, host)] {
-            let state = json::encode_replica(self.hosts[from].core.snapshot());
-            let state = Bytes::from(state);
+        let clock = |host| self.now(host).wall;
+        let [greets, replies] = [host, through].map(|host| self.hosts[host].core.snapshot());
+        let greeting = exchange::greeting(greets, clock(host));
+        let reply = exchange::reply(replies, &greeting, clock(through));
+        for (to, state) in [(through, greeting), (host, reply)] {
             self.under_way
                 .push_back((to, Event::RemoteState { state, join: true }));
         }

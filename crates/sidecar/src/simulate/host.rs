@@ -282,12 +282,12 @@ impl Application for Host {
         requests
     }
 
-    fn opening(&self, now: Instant, peer: Option<&Member>, join: bool) -> Bytes {
+    fn opening(&self, now: Instant, peer: Option<&Member>, _join: bool) -> Bytes {
+        let clock = self.clock.now(now).wall;
         match peer {
-            Some(peer) if !join && metadata::is_ours(&peer.meta) => {
-                exchange::opening(self.snapshot(), self.clock.now(now).wall, None)
-            }
-            _ => catalog::json::encode_replica(self.snapshot()).into(),
+            // There are no others.
+            Some(_) => exchange::opening(self.snapshot(), clock, None),
+            None => exchange::greeting(self.snapshot(), clock),
         }
     }
 

@@ -226,4 +226,6 @@ fn the_partner_of_an_exchange_is_found_by_its_address() {
     let addr = bench.node.member(&last).expect("a member").addr;
     bench.receive(&dead(&last, 1, "n99"));
     assert_eq!(bench.node.member_at(addr), None, "it is dead");
+    let known = bench.node.known_at(addr).expect("it is remembered");
+    assert_eq!((known.name, known.state), (last, NodeState::Dead));
 }

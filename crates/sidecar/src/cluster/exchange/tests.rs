@@ -88,24 +88,29 @@ fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bo
         } => digest,
         reply => panic!("{reply:?}"),
     };
-    let offers = offers(one.snapshot(), &digest, clock());
+    let first = differing(one.snapshot(), &digest, clock());
     // To whom, and what.
     let mut under_way: Vec<(bool, Message)> = Vec::new();
-    under_way.extend(cost.of(offers).into_iter().map(|it| (true, it)));
+    under_way.extend(cost.of(first).into_iter().map(|it| (true, it)));
     while let Some((to_other, message)) = under_way.pop() {
         if lost() {
             continue;
         }
         let replica = if to_other { &mut *other } else { &mut *one };
-        let better = match message {
+        let answers = match message {
             Message::Offer { buckets, records } => {
-                replica.offered(&buckets, records_in(&records), now(200)).1
+                let better = replica.offered(&buckets, records_in(&records), now(200)).1;
+                answers(&Head::of(replica.snapshot(), clock()), &better)
             }
-            Message::Answer { records } => replica.exchanged(records_in(&records), now(200)).1,
+            Message::Answer { records } => {
+                let better = replica.exchanged(records_in(&records), now(200)).1;
+                answers(&Head::of(replica.snapshot(), clock()), &better)
+            }
+            Message::Outline(outline) => compared(replica.snapshot(), &outline, clock()),
+            Message::Want(hosts) => wanted(replica.snapshot(), hosts, clock()),
             message => panic!("{message:?}"),
         };
-        let head = Head::of(replica.snapshot(), clock());
-        let answers = cost.of(answers(&head, &better));
+        let answers = cost.of(answers);
         under_way.extend(answers.into_iter().map(|it| (!to_other, it)));
         assert!(cost.messages < 1000, "it never ends");
     }
@@ -248,6 +253,84 @@ fn whoever_missed_everything_gets_it_in_pieces() {
     let mut late = agent("late");
     exchange(&mut one, &mut late, || false);
     assert_eq!(root(&one), root(&late));
+}
+
+#[test]
+fn those_who_take_each_other_for_dead_compare_hosts_and_send_only_what_is_news() {
+    let (mut one, mut other) = (agent("one"), agent("other"));
+    for id in 0..4000 {
+        for replica in [&mut one, &mut other] {
+            hear(
+                replica,
+                record(&format!("h{}", id % 4), id, 150, Status::Alive),
+            );
+        }
+    }
+    for (replica, gone) in [(&mut one, ["h0", "h1"]), (&mut other, ["h2", "h3"])] {
+        for name in gone {
+            replica.member_down(name, now(160));
+        }
+    }
+    hear(&mut one, record("h2", 2, 170, Status::Unhealthy));
+    let differing = one.snapshot().digest.differences(&other.snapshot().digest);
+    assert!(differing.len() > 900);
+    let cost = exchange(&mut one, &mut other, || false);
+    // The records of the one host of which there are news.
+    let whole = json::encode_replica(one.snapshot()).len();
+    assert!(cost.bytes < whole, "{cost:?}: {whole} for two hosts");
+    // Now each hears that the others live, and what changed is exchanged.
+    for replica in [&mut one, &mut other] {
+        for host in 0..4 {
+            replica.member_up(&format!("h{host}"), Kind::Ours, now(180));
+        }
+    }
+    exchange(&mut one, &mut other, || false);
+    assert_eq!(root(&one), root(&other));
+}
+
+#[test]
+fn a_greeting_is_a_state_to_a_go_sidecar_and_a_root_to_an_agent() {
+    let (mut one, mut other) = (agent("one"), agent("other"));
+    for replica in [&mut one, &mut other] {
+        hear(replica, record("h0", 1, 150, Status::Alive));
+    }
+    let greeting = greeting(one.snapshot(), clock());
+    let text = std::str::from_utf8(&greeting).expect("JSON");
+    let read = |text| json::decode_state(text).map(|records| records.len());
+    assert_eq!(read(text.as_bytes()).ok(), Some(1));
+    let plain = json::encode_replica(one.snapshot());
+    assert!(text.starts_with(plain.trim_end_matches('}')), "{text}");
+
+    assert_eq!(
+        verdict(&reply(other.snapshot(), &greeting, clock())),
+        (true, false)
+    );
+    hear(&mut other, record("h0", 2, 150, Status::Alive));
+    assert_eq!(
+        verdict(&reply(other.snapshot(), &greeting, clock())),
+        (false, false)
+    );
+    for id in 0..5000 {
+        hear(&mut other, record("h1", id, 150, Status::Alive));
+    }
+    hear(&mut other, record("other", 1, 150, Status::Alive));
+    let short = super::greeting(other.snapshot(), clock());
+    let text = std::str::from_utf8(&short).expect("JSON");
+    assert_eq!(read(text.as_bytes()).ok(), Some(1), "{text}");
+    assert_eq!(
+        verdict(&reply(one.snapshot(), &short, clock())),
+        (false, false)
+    );
+    let text = std::str::from_utf8(&greeting).expect("JSON");
+    for almost in [
+        plain,
+        text.replace("Exchange", "exchange"),
+        format!("{text} "),
+        text.replace("\"}", "=\"}"),
+    ] {
+        let whole = reply(other.snapshot(), &almost.clone().into(), clock());
+        assert_eq!(whole, json::encode_replica(other.snapshot()), "{almost}");
+    }
 }
 
 #[test]
