@@ -4,7 +4,7 @@
 //! it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -17,6 +17,9 @@ use crate::wire::message::{NodeState, PushNode};
 /// Bytes of a row of a state exchange without name and metadata: the names of its fields, and the
 /// small ones.
 const ROW_BYTES: usize = 62;
+
+/// For so long the dead have been dead. Longer than they are told of it.
+const BURIED_FOR: Duration = Duration::from_secs(3600);
 
 /// What a node holds of another one, or of itself. Whoever is given it shares it.
 #[derive(Debug, Clone)]
@@ -36,10 +39,21 @@ impl Known {
         digest::row(self.announced.hash, self.incarnation, self.state)
     }
 
+    /// The same of somebody who is dead.
+    pub(crate) fn buried(self) -> Self {
+        Self {
+            state: NodeState::Dead,
+            ..self
+        }
+    }
+
     fn entry(&self, now: Instant) -> Entry {
+        let died = now
+            .checked_sub(BURIED_FOR)
+            .filter(|_| self.state == NodeState::Dead);
         Entry {
             announced: self.announced.clone(),
-            state_change: now,
+            state_change: died.unwrap_or(now),
             suspicion: None,
             incarnation: self.incarnation,
             state: self.state,

@@ -46,6 +46,8 @@ pub struct Counters {
     pub late_wakeups: u64,
     /// Attempts to reach seeds and forgotten members again.
     pub rejoin_attempts: u64,
+    /// Announcements of members dropped because the queue was full.
+    pub announcements_overflowed: u64,
     /// User broadcasts too long for a datagram, sent by stream instead.
     pub broadcasts_by_stream: u64,
     /// User broadcasts too long for any transport, dropped.

@@ -15,6 +15,10 @@ use crate::wire::message::{
 /// An accusation this far ahead of us is not the product of ordinary refutations.
 const FAR_ACCUSATION: u32 = 1 << 20;
 
+/// Announcements and accusations that wait at a time. At the usual pace that is what can be said in a
+/// second; when more is to be said of that many nodes at once, state exchanges are faster.
+const ANNOUNCEMENTS_MAX: usize = 1024;
+
 /// At most one conflict event per name in this time.
 const CONFLICT_PERIOD: Duration = Duration::from_secs(10);
 
@@ -406,6 +410,11 @@ impl Node {
             self.bound_eager();
         }
         self.membership.push(name.to_owned(), encoded);
+        if self.membership.len() > ANNOUNCEMENTS_MAX {
+            let us = &self.config.name;
+            self.membership.drop_last_where(|name| name != us);
+            self.counters.announcements_overflowed += 1;
+        }
         self.wake_gossip();
     }
 

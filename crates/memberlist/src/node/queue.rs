@@ -154,7 +154,19 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     /// Drops the entry that has been sent most often, the shortest and oldest of those.
     pub(super) fn drop_last(&mut self) -> bool {
-        let Some((rank, entry)) = self.entries.pop_last() else {
+        self.drop_last_where(|_| true)
+    }
+
+    /// The same among the entries of such keys.
+    pub(super) fn drop_last_where(&mut self, such: impl Fn(&K) -> bool) -> bool {
+        let mut last = self.entries.iter().rev();
+        let Some(rank) = last
+            .find(|(_, entry)| such(&entry.key))
+            .map(|(rank, _)| *rank)
+        else {
+            return false;
+        };
+        let Some(entry) = self.entries.remove(&rank) else {
             return false;
         };
         self.bytes -= entry.bytes.len();

@@ -329,14 +329,25 @@ impl<A: Application> Network<A> {
     /// All running hosts know each other from now on, as if for long: a large cluster that is
     /// there at once. For measuring; nobody is told, and no invariant looks on.
     pub fn acquaint(&mut self) {
-        let all: Vec<_> = self
-            .running()
-            .filter_map(|(_, node)| node.introduction())
-            .collect();
-        let all = Acquaintances::new(all);
-        for host in &mut self.hosts {
+        let all: Vec<HostId> = (0..self.hosts.len()).collect();
+        self.acquaint_part(&all);
+    }
+
+    /// The same among these hosts, who all take the others for dead since an hour.
+    pub fn acquaint_part(&mut self, part: &[HostId]) {
+        let mut inside = vec![false; self.hosts.len()];
+        for &id in part {
+            inside[id] = true;
+        }
+        let rows = self.running().filter_map(|(id, node)| {
+            let row = node.introduction()?;
+            Some(if inside[id] { row } else { row.buried() })
+        });
+        let rows = Acquaintances::new(rows.collect());
+        for &id in part {
+            let host = &mut self.hosts[id];
             if let Some(node) = &mut host.node {
-                node.acquaint(host.clock.at(self.now), &all);
+                node.acquaint(host.clock.at(self.now), &rows);
             }
         }
     }

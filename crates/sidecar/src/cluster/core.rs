@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use super::{
     catching_up::CatchingUp,
     clock::{self, ClusterClock, Offset},
-    exchange,
+    exchange::{self, Members},
     introductions::Introductions,
     metadata::{self, Kind},
     replica::{Effects, News, Replica},
@@ -35,11 +35,18 @@ use crate::{health::LocalUpdate, throttle::Throttle};
 /// The same trouble with the same peer is logged once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(600);
 
+/// When so many members have come since an exchange in which both knew the same ones, this host
+/// exchanges states out of turn until that is so again: gossip brings the few, but of many some may be
+/// missed, by the other side as well.
+const MANY: usize = 8;
+/// The first time after a pause, in which most of them are heard of.
+const MANY_IN: Duration = Duration::from_secs(1);
 /// In a cluster of more members, whoever joins asks another than the one it joined through for what it
 /// misses.
 const SPARED_FROM: usize = 64;
-/// Least time between exchanges of the tables of members that replies ask for, whoever sends them.
-const TABLES_EVERY: Duration = Duration::from_secs(1);
+/// Least time between exchanges of the tables of members that replies ask for, whoever sends them. A
+/// little less than between exchanges out of turn.
+const TABLES_EVERY: Duration = Duration::from_millis(900);
 /// After a pause of so long nothing is believed any more of what others had said before it: they keep
 /// tombstones for 3 h, and a part of that may have passed already.
 pub const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -126,6 +133,8 @@ pub struct Core {
     complaints: Throttle,
     names: Throttle,
     tables_exchanged: Option<Instant>,
+    /// Members that came since an exchange found that both sides know the same ones.
+    comings: usize,
     rng: Pcg64Mcg,
     actions: Vec<Action>,
 }
@@ -144,6 +153,7 @@ impl Core {
             counters,
             complaints: Throttle::new(COMPLAIN_EVERY),
             tables_exchanged: None,
+            comings: 0,
             names: Throttle::new(COMPLAIN_OF_NAMES_EVERY),
             rng: Pcg64Mcg::seed_from_u64(seed),
             actions: Vec::new(),
@@ -362,6 +372,10 @@ impl Core {
         match event {
             Event::Joined(member) => {
                 info!(node = member.name, address = %member.addr, "member is up");
+                self.comings += 1;
+                if self.comings == MANY {
+                    self.catching_up.want_one(now.monotonic + MANY_IN);
+                }
                 self.introductions
                     .joined(&member, now.monotonic, &mut self.rng);
                 self.replica
@@ -495,12 +509,14 @@ impl Core {
                 return Effects::default();
             }
         };
-        if matches!(
-            message,
-            exchange::Message::Same { .. } | exchange::Message::Digest { .. }
-        ) {
+        if let exchange::Message::Same { members } | exchange::Message::Digest { members, .. } =
+            &message
+        {
             self.introductions.exchanged();
-            self.catching_up.exchanged();
+            // The second half of an exchange does not take back what the first half found.
+            if *members != Members::Shown {
+                self.catching_up.exchanged();
+            }
         }
         if matches!(message, exchange::Message::Same { .. }) {
             // First: if the clock below brings anything to light, we do not know the same any more.
@@ -511,16 +527,13 @@ impl Core {
         match message {
             // Whoever was asked has replied already.
             exchange::Message::Root { .. } => Effects::default(),
-            exchange::Message::Same { members_differ } => {
+            exchange::Message::Same { members } => {
                 add(&self.counters.exchanges_same, 1);
-                self.compare_tables(from, members_differ, now);
+                self.compare_tables(from, members, now);
                 Effects::default()
             }
-            exchange::Message::Digest {
-                members_differ,
-                digest,
-            } => {
-                self.compare_tables(from.clone(), members_differ, now);
+            exchange::Message::Digest { members, digest } => {
+                self.compare_tables(from.clone(), members, now);
                 add(&self.counters.exchanges_different, 1);
                 let ours = self.replica.snapshot();
                 let differing = ours.digest.differences(&digest).len();
@@ -565,10 +578,16 @@ impl Core {
 
     /// Follows an exchange without tables of members, when they differ, by one with them. That one
     /// does not compare them: two hosts whose tables cannot agree must not exchange for ever.
-    fn compare_tables(&mut self, with: String, differ: bool, now: Now) {
+    fn compare_tables(&mut self, with: String, members: Members, now: Now) {
         let soon = self
             .tables_exchanged
             .is_some_and(|at| now.monotonic.saturating_duration_since(at) < TABLES_EVERY);
+        let differ = members == Members::Differ;
+        if members == Members::Same {
+            self.comings = 0;
+        } else if differ && self.comings >= MANY {
+            self.catching_up.want_one(now.monotonic);
+        }
         if differ && !soon {
             self.tables_exchanged = Some(now.monotonic);
             debug!(peer = with, "tables of members differ");

@@ -85,6 +85,17 @@ pub struct Head {
     pub clock: Timestamp,
 }
 
+/// How two tables of members compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Members {
+    /// They are the same.
+    Same = 0,
+    /// They are not.
+    Differ = 1,
+    /// Nobody knows, as both are shown and merged.
+    Shown = 2,
+}
+
 /// What an agent says to another in an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -97,13 +108,13 @@ pub enum Message {
     },
     /// The records of the one who was asked are the same.
     Same {
-        /// Whether its table of members is not.
-        members_differ: bool,
+        /// How its table of members compares.
+        members: Members,
     },
     /// The buckets of the one who was asked.
     Digest {
-        /// Whether the tables of members differ as well.
-        members_differ: bool,
+        /// How its table of members compares.
+        members: Members,
         /// What it knows.
         digest: Box<Digest>,
     },
@@ -156,12 +167,9 @@ impl Message {
                 out.extend(records.to_le_bytes());
                 out.extend(members.iter().flat_map(|members| members.to_le_bytes()));
             }
-            Self::Same { members_differ } => out.push(u8::from(*members_differ)),
-            Self::Digest {
-                members_differ,
-                digest,
-            } => {
-                out.push(u8::from(*members_differ));
+            Self::Same { members } => out.push(*members as u8),
+            Self::Digest { members, digest } => {
+                out.push(*members as u8);
                 out.extend(digest.to_bytes());
             }
             Self::Offer { buckets, records } => {
@@ -198,15 +206,15 @@ impl Message {
                 };
                 Self::Root { records, members }
             }
-            SAME => match read_flag(&rest) {
-                Some((members_differ, rest)) if rest.is_empty() => Self::Same { members_differ },
-                _ => return Err(unreadable("flag")),
+            SAME => match read_members(&rest) {
+                Some((members, rest)) if rest.is_empty() => Self::Same { members },
+                _ => return Err(unreadable("members")),
             },
             DIGEST => {
-                let (members_differ, rest) = read_flag(&rest).ok_or_else(|| unreadable("flag"))?;
+                let (members, rest) = read_members(&rest).ok_or_else(|| unreadable("members"))?;
                 let digest = Digest::from_bytes(&rest).ok_or_else(|| unreadable("digest"))?;
                 Self::Digest {
-                    members_differ,
+                    members,
                     digest: Box::new(digest),
                 }
             }
@@ -273,13 +281,10 @@ fn read_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_le_bytes(*number), rest))
 }
 
-fn read_flag(bytes: &Bytes) -> Option<(bool, Bytes)> {
-    let flag = match bytes.first()? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    Some((flag, bytes.slice(1..)))
+fn read_members(bytes: &Bytes) -> Option<(Members, Bytes)> {
+    let all = [Members::Same, Members::Differ, Members::Shown];
+    let members = all.get(usize::from(*bytes.first()?))?;
+    Some((*members, bytes.slice(1..)))
 }
 
 /// What to say first to another of our agents, when our own wall clock shows `clock`. `members` is
@@ -333,7 +338,7 @@ pub fn reply(ours: &Snapshot, theirs: &Bytes, clock: Timestamp) -> Bytes {
         Ok((_, Message::Root { records, .. })) => records == ours.digest.root(),
         _ => false,
     };
-    answer_root(ours, same, false, clock)
+    answer_root(ours, same, Members::Shown, clock)
 }
 
 /// The same when they are not, as long as that is how `theirs` opens. `members` is the digest of our
@@ -353,15 +358,20 @@ pub fn brief_reply(
         return None;
     };
     let same = records == ours.digest.root();
-    Some(answer_root(ours, same, their_members != members, clock))
+    let members = if their_members == members {
+        Members::Same
+    } else {
+        Members::Differ
+    };
+    Some(answer_root(ours, same, members, clock))
 }
 
-fn answer_root(ours: &Snapshot, same: bool, members_differ: bool, clock: Timestamp) -> Bytes {
+fn answer_root(ours: &Snapshot, same: bool, members: Members, clock: Timestamp) -> Bytes {
     let message = if same {
-        Message::Same { members_differ }
+        Message::Same { members }
     } else {
         Message::Digest {
-            members_differ,
+            members,
             digest: Box::new(Digest::clone(&ours.digest)),
         }
     };

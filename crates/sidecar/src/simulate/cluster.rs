@@ -22,6 +22,9 @@ const CLUSTER_NAME: &str = "simulated";
 /// A right clock at the start: 2026-01-01T00:00:00Z, in seconds since 1970.
 const EPOCH_S: u64 = 1_767_225_600;
 
+/// What lies behind the hosts at the start.
+const PAST: Duration = Duration::from_secs(2 * 3600);
+
 /// Hosts that others join through.
 const SEEDS: usize = 3;
 
@@ -35,6 +38,18 @@ pub(super) struct Cluster {
     accounted: Vec<u64>,
 }
 
+/// What a [`Cluster`] begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Formation {
+    pub(super) hosts: usize,
+    /// So many of them, the last, and the others have been parted for an hour, and still are.
+    pub(super) apart: usize,
+    /// On each host.
+    pub(super) services: usize,
+    pub(super) seed: u64,
+    pub(super) faults: Faults,
+}
+
 impl Cluster {
     /// Hosts that have known each other and each other's services for long. `ahead_ns` tells for
     /// each host by how much its wall clock is ahead.
@@ -42,13 +57,19 @@ impl Cluster {
     /// # Errors
     /// A setting the gossip refuses.
     pub(super) fn formed(
-        hosts: usize,
-        services: usize,
-        seed: u64,
-        faults: Faults,
+        formation: &Formation,
         ahead_ns: impl Fn(HostId) -> i128,
     ) -> anyhow::Result<Self> {
-        let start = Instant::now();
+        let &Formation {
+            hosts,
+            apart,
+            services,
+            seed,
+            faults,
+        } = formation;
+        let first = hosts - apart;
+        // Some things have begun before.
+        let start = Instant::now() + PAST;
         let mut network = Network::of_applications(seed, start);
         network.set_recording(false);
         network.set_measuring(true);
@@ -62,7 +83,14 @@ impl Cluster {
             config.compression = false;
             network.add(config)?;
         }
-        network.acquaint();
+        let parts = [0..first, first..hosts];
+        for part in &parts {
+            network.acquaint_part(&part.clone().collect::<Vec<_>>());
+        }
+        network.split(
+            (0..hosts).map(|id| u32::from(id >= first)).collect(),
+            Vec::new(),
+        );
         network.set_faults(faults);
 
         let epoch = Timestamp::EPOCH.plus(Duration::from_secs(EPOCH_S));
@@ -78,6 +106,13 @@ impl Cluster {
                 known.apply(record, Author::Own, now)?;
             }
         }
+        let known = parts.clone().map(|part| {
+            let mut known = known.clone();
+            for id in (0..hosts).filter(|id| !part.contains(id)) {
+                known.member_down(&name(id), now);
+            }
+            known
+        });
         let seeds: Vec<HostId> = (0..SEEDS.min(hosts)).collect();
         let addresses: Rc<[SocketAddr]> = seeds.iter().map(|id| network.addr(*id)).collect();
         let watch = Rc::new(RefCell::new(Watch::new(u32::try_from(hosts - 1)?)));
@@ -93,6 +128,7 @@ impl Cluster {
                 seeds: addresses.clone(),
                 watch: watch.clone(),
             };
+            let known = &known[usize::from(id >= first)];
             let replica = Replica::resumed(known.seen_from(&name(id)), now);
             let own = (0..services)
                 .map(|service| instance(id, service, epoch))

@@ -35,7 +35,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use self::{
-    cluster::Cluster,
+    cluster::{Cluster, Formation},
     options::{Options, word},
     progress::{Mode, Progress},
     report::{Report, Settings, Totals},
@@ -92,9 +92,14 @@ fn simulate(options: &Options, listener: &mut impl scenario::Listener) -> anyhow
     let begin = (Instant::now(), usage::processor_time());
     let hosts = options.hosts as usize;
     let services = options.services as usize;
-    let faults = options.network.faults();
-    let ahead = skews(options);
-    let cluster = Cluster::formed(hosts, services, options.seed, faults, ahead)?;
+    let formation = Formation {
+        hosts,
+        apart: options.hosts_apart(),
+        services,
+        seed: options.seed,
+        faults: options.network.faults(),
+    };
+    let cluster = Cluster::formed(&formation, skews(options))?;
     let (cluster, phases, traffic) = Story::new(cluster, options, listener).tell()?;
     let virtual_s = cluster.elapsed().as_secs_f64();
     let (audit, sent, tally) = (cluster.audit(), cluster.traffic(), cluster.tally());

@@ -31,6 +31,9 @@ pub struct Options {
     /// Changes a second in the scenario churn.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
+    /// Hosts in the smaller part in the scenario reunion, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub smaller_part: u32,
     /// Wall clocks are wrong by up to so many seconds, either way.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
     pub clock_skew: u64,
@@ -50,6 +53,7 @@ impl Options {
     pub fn time(&self) -> Duration {
         let default = match self.scenario {
             Scenario::Change | Scenario::Churn | Scenario::Join => 10,
+            Scenario::Reunion => 1,
             Scenario::Deploy => 20,
             Scenario::Idle | Scenario::Rack | Scenario::Restart => 60,
             Scenario::Partition => 120,
@@ -58,10 +62,18 @@ impl Options {
             .unwrap_or_else(|| Duration::from_secs(default))
     }
 
+    /// Hosts that are parted from the others at the start.
+    pub fn hosts_apart(&self) -> usize {
+        match self.scenario {
+            Scenario::Reunion => (self.hosts * self.smaller_part / 100).max(1) as usize,
+            _ => 0,
+        }
+    }
+
     /// About how long that takes with what comes before and after it.
     pub fn expected_time(&self) -> Duration {
         let more = match self.scenario {
-            Scenario::Join | Scenario::Restart | Scenario::Partition => 2,
+            Scenario::Join | Scenario::Restart | Scenario::Partition | Scenario::Reunion => 2,
             _ => 0,
         };
         self.time() + Duration::from_secs(more)
@@ -121,6 +133,8 @@ pub enum Scenario {
     Restart,
     /// The cluster falls into parts for two minutes and finds together again.
     Partition,
+    /// Two parts that have taken each other for dead for an hour find each other.
+    Reunion,
 }
 
 /// The word on the command line.

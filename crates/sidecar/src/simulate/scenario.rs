@@ -85,6 +85,7 @@ impl<'a, L: Listener> Story<'a, L> {
             Scenario::Rack => self.rack(time)?,
             Scenario::Restart => self.restart(time)?,
             Scenario::Partition => self.partition(time),
+            Scenario::Reunion => self.reunion(time),
         }
         Ok((self.cluster, self.phases, self.traffic))
     }
@@ -238,6 +239,17 @@ impl<'a, L: Listener> Story<'a, L> {
             self.cluster.flip(host, service, false);
             self.run(SECOND);
         }
+        self.find_together();
+    }
+
+    fn reunion(&mut self, time: Duration) {
+        self.split = true;
+        self.begin("in parts");
+        self.run(time);
+        self.find_together();
+    }
+
+    fn find_together(&mut self) {
         self.cluster.network().heal();
         self.begin("together again");
         let alone: Vec<usize> = self

@@ -58,8 +58,14 @@ impl Trouble {
             .map(|_| i128::from(rng.random_range(-skew_s..=skew_s)) * 1_000_000_000)
             .collect();
         let ahead = |host: HostId| skews[host];
-        let cluster =
-            Cluster::formed(hosts, services, seed, faults, ahead).expect("valid settings");
+        let formation = Formation {
+            hosts,
+            apart: 0,
+            services,
+            seed,
+            faults,
+        };
+        let cluster = Cluster::formed(&formation, ahead).expect("valid settings");
         Self {
             cluster,
             rng,
@@ -276,6 +282,7 @@ fn every_scenario_ends_well_on_every_network() {
             "rack --duration 60",
             "restart --duration 5",
             "partition --duration 60",
+            "reunion",
         ] {
             let line = format!("--hosts 20 --services 2 --network {network} --scenario {scenario}");
             let report = report(&line);
@@ -326,7 +333,14 @@ fn idle_hosts_send_the_same_with_few_services_and_with_many() {
 /// A host that brings a thousand services does not delay the single change of another one.
 #[test]
 fn a_burst_does_not_delay_the_change_of_another_host() {
-    let mut cluster = Cluster::formed(30, 2, 1, Faults::default(), |_| 0).expect("valid settings");
+    let formation = Formation {
+        hosts: 30,
+        apart: 0,
+        services: 2,
+        seed: 1,
+        faults: Faults::default(),
+    };
+    let mut cluster = Cluster::formed(&formation, |_| 0).expect("valid settings");
     cluster.run_for(SECOND);
     cluster.edit(3, "", false, |own| {
         let first = own[0].clone();

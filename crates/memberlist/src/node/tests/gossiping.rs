@@ -469,3 +469,20 @@ fn a_burst_of_one_source_delays_another_s_change_by_a_round_at_most() {
         "urgent ones take turns with the others or lead"
     );
 }
+
+#[test]
+fn of_too_many_announcements_ours_is_kept() {
+    let mut bench = Bench::quiet();
+    for number in 0..3000 {
+        bench.receive(&Message::Alive(Alive {
+            node: format!("m{number}"),
+            ..alive(7, 1)
+        }));
+    }
+    let counters = bench.node.counters();
+    let queued = bench.node.membership_queue_len() as u64;
+    assert_eq!(queued + counters.announcements_overflowed, 3001);
+    assert!(queued < 1500);
+    assert!(bench.node.membership.contains(&"us".to_owned()));
+    assert_eq!(bench.node.members().len(), 3001, "all the same");
+}

@@ -4,7 +4,10 @@ use catalog::{Author, State, Status};
 use proptest::prelude::*;
 
 use super::{
-    super::lab::{Lab, Sleep},
+    super::{
+        fixtures::now,
+        lab::{Lab, Sleep},
+    },
     *,
 };
 
@@ -34,7 +37,6 @@ fn joined(errors: &[i64]) -> Lab {
 
 #[test]
 fn what_was_taken_over_is_judged_before_anything_else() {
-    let now = |seconds| crate::cluster::fixtures::now(seconds);
     let record = |host, at| crate::cluster::fixtures::service(host, "s", at, Status::Alive);
     let later = 10_000_000;
     let mut state = State::new("us", "c");
@@ -294,7 +296,6 @@ proptest! {
 #[test]
 fn the_state_of_a_member_of_another_kind_makes_no_exchange_needless() {
     use memberlist::{Member, NodeState, Versions};
-    let now = |seconds| crate::cluster::fixtures::now(seconds);
     let member = |name: &str, address: &str, meta: &'static str| Member {
         name: name.to_owned(),
         addr: address.parse().expect("an address"),
@@ -319,4 +320,52 @@ fn the_state_of_a_member_of_another_kind_makes_no_exchange_needless() {
     }
     core.tick(now(101));
     assert!(core.actions().contains(&Action::Exchange(address)));
+}
+
+/// The first eight, and those after them.
+#[test]
+fn who_hears_of_many_newcomers_exchanges_states_until_both_sides_know_the_same_ones() {
+    let mut core = Core::new(Replica::new("us", "c", [], now(100)), Arc::default(), 1);
+    let meta = metadata::write("c").expect("short");
+    let newcomer = |number: usize| {
+        Event::Joined(memberlist::Member {
+            name: format!("m{number}"),
+            addr: format!("10.0.0.{number}:7946").parse().expect("an address"),
+            meta: meta.clone().into(),
+            incarnation: 1,
+            state: memberlist::NodeState::Alive,
+            versions: memberlist::Versions::OURS,
+        })
+    };
+    let caught_up = |core: &mut Core, at: u64| {
+        core.tick(now(at));
+        let actions = core.actions().into_iter();
+        actions
+            .filter(|it| matches!(it, Action::CatchUp(_)))
+            .count()
+    };
+    let replied = |core: &mut Core, members: Members, at: u64| {
+        let head = exchange::Head {
+            from: "m1".to_owned(),
+            clock: now(at).wall,
+        };
+        let state = exchange::Message::Same { members }.encode(&head);
+        core.gossip(Event::RemoteState { state, join: false }, now(at));
+    };
+    for few in 1..MANY {
+        core.gossip(newcomer(few), now(100));
+    }
+    assert_eq!(caught_up(&mut core, 110), 0);
+    core.gossip(newcomer(MANY), now(110));
+    assert_eq!(caught_up(&mut core, 110), 0, "the others are just coming");
+    assert_eq!(caught_up(&mut core, 111), 1);
+    for at in 112..115 {
+        replied(&mut core, Members::Differ, at - 1);
+        replied(&mut core, Members::Shown, at - 1);
+        assert_eq!(caught_up(&mut core, at), 1);
+    }
+    replied(&mut core, Members::Same, 120);
+    assert_eq!(caught_up(&mut core, 130), 0);
+    replied(&mut core, Members::Differ, 130);
+    assert_eq!(caught_up(&mut core, 140), 0, "one who came or went since");
 }

@@ -80,10 +80,10 @@ fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bo
     assert_eq!(head.from, other.hostname());
     let digest = match cost.of(vec![reply]).remove(0) {
         Message::Same {
-            members_differ: false,
+            members: Members::Same,
         } => return cost,
         Message::Digest {
-            members_differ: false,
+            members: Members::Same,
             digest,
         } => digest,
         reply => panic!("{reply:?}"),
@@ -134,10 +134,10 @@ fn who_agrees_says_so_in_a_few_dozen_bytes() {
 }
 
 /// Whether the reply to `opening` says that the records are the same, and that the tables are not.
-fn verdict(reply: &Bytes) -> (bool, bool) {
+fn verdict(reply: &Bytes) -> (bool, Members) {
     match Message::decode(reply) {
-        Ok((_, Message::Same { members_differ })) => (true, members_differ),
-        Ok((_, Message::Digest { members_differ, .. })) => (false, members_differ),
+        Ok((_, Message::Same { members })) => (true, members),
+        Ok((_, Message::Digest { members, .. })) => (false, members),
         reply => panic!("{reply:?}"),
     }
 }
@@ -150,15 +150,18 @@ fn records_and_tables_are_compared_apart() {
             hear(&mut other, record("h0", 1, 150, Status::Alive));
         }
         let ours = other.snapshot();
-        for (members, differ) in [(7, false), (8, true)] {
+        for (members, compared) in [(7, Members::Same), (8, Members::Differ)] {
             let opening = opening(one.snapshot(), clock(), Some(7));
             let reply = brief_reply(ours, &opening, clock(), members).expect("a brief opening");
-            assert_eq!(verdict(&reply), (same, differ));
+            assert_eq!(verdict(&reply), (same, compared));
         }
         // Where tables are shown they are not compared, and who shows one is shown ours.
         for members in [None, Some(7)] {
             let opening = opening(one.snapshot(), clock(), members);
-            assert_eq!(verdict(&reply(ours, &opening, clock())), (same, false));
+            assert_eq!(
+                verdict(&reply(ours, &opening, clock())),
+                (same, Members::Shown)
+            );
         }
         assert_eq!(
             brief_reply(ours, &opening(one.snapshot(), clock(), None), clock(), 7),
@@ -171,7 +174,7 @@ fn records_and_tables_are_compared_apart() {
         Bytes::from_static(b"{\"Servers\":{}}"),
         Bytes::from_static(b"\xd1R1234567"),
         Message::Same {
-            members_differ: true,
+            members: Members::Differ,
         }
         .encode(&head()),
     ] {
@@ -199,20 +202,20 @@ fn tables_that_differ_are_shown_once_for_each_exchange_and_not_more_often_than_e
         });
         shown.collect()
     };
-    let same = |members_differ| Message::Same { members_differ };
-    let digest = |members_differ| Message::Digest {
-        members_differ,
+    let same = |members| Message::Same { members };
+    let digest = |members| Message::Digest {
+        members,
         digest: Box::default(),
     };
-    assert_eq!(heard("h0", same(false), 200), [""; 0]);
-    assert_eq!(heard("h1", digest(false), 200), [""; 0]);
-    assert_eq!(heard("h0", same(true), 200), ["h0"]);
+    assert_eq!(heard("h0", same(Members::Same), 200), [""; 0]);
+    assert_eq!(heard("h1", digest(Members::Same), 200), [""; 0]);
+    assert_eq!(heard("h0", same(Members::Differ), 200), ["h0"]);
     assert_eq!(
-        heard("h1", digest(true), 200),
+        heard("h1", digest(Members::Differ), 200),
         [""; 0],
         "a flood of replies"
     );
-    assert_eq!(heard("h1", digest(true), 201), ["h1"]);
+    assert_eq!(heard("h1", digest(Members::Differ), 201), ["h1"]);
     // The exchange that follows says nothing about tables, and so ends it.
     let (one, other) = (agent("one"), agent("h1"));
     let full = reply(
@@ -303,12 +306,12 @@ fn a_greeting_is_a_state_to_a_go_sidecar_and_a_root_to_an_agent() {
 
     assert_eq!(
         verdict(&reply(other.snapshot(), &greeting, clock())),
-        (true, false)
+        (true, Members::Shown)
     );
     hear(&mut other, record("h0", 2, 150, Status::Alive));
     assert_eq!(
         verdict(&reply(other.snapshot(), &greeting, clock())),
-        (false, false)
+        (false, Members::Shown)
     );
     for id in 0..5000 {
         hear(&mut other, record("h1", id, 150, Status::Alive));
@@ -319,7 +322,7 @@ fn a_greeting_is_a_state_to_a_go_sidecar_and_a_root_to_an_agent() {
     assert_eq!(read(text.as_bytes()).ok(), Some(1), "{text}");
     assert_eq!(
         verdict(&reply(one.snapshot(), &short, clock())),
-        (false, false)
+        (false, Members::Shown)
     );
     let text = std::str::from_utf8(&greeting).expect("JSON");
     for almost in [
@@ -388,7 +391,7 @@ fn what_others_say_is_not_taken_for_ours() {
     }
     assert!(!Message::is(b"{\"Servers\":{}}"));
     let same = Message::Same {
-        members_differ: false,
+        members: Members::Same,
     };
     assert!(Message::is(&same.encode(&head())));
 }
@@ -397,13 +400,13 @@ fn what_others_say_is_not_taken_for_ours() {
 fn what_cannot_be_read_is_refused() {
     let digest = Box::new(Digest::default());
     let good = Message::Digest {
-        members_differ: false,
+        members: Members::Same,
         digest,
     };
     let good = good.encode(&head());
     assert!(Message::decode(&good).is_ok());
     let same = Message::Same {
-        members_differ: true,
+        members: Members::Differ,
     };
     let same = same.encode(&head());
     for end in 0..same.len() {
@@ -417,12 +420,14 @@ fn what_cannot_be_read_is_refused() {
         (b'R', b"123456789"),
         (b'R', b"12345678abcdefghi"),
         (b'S', b""),
-        (b'S', b"\x02"),
+        (b'S', b"\x03"),
         (b'S', b"\x00."),
         (b'O', b"short"),
         (b'D', &body[..body.len() - 1]),
         (b'D', &[body, b"."].concat()),
-        (b'D', &[b"\x02", &body[1..]].concat()),
+        (b'D', &[b"\x03", &body[1..]].concat()),
+        (b'H', b"123456789012345"),
+        (b'W', b"1234567"),
     ] {
         let bad = Bytes::from([&[MAGIC, kind], head, body].concat());
         assert!(Message::decode(&bad).is_err(), "{bad:?}");
