@@ -134,8 +134,13 @@ pub fn parse(
         let check = CheckSpec {
             kind: word(target.check.kind),
             args: word(target.check.args),
+            ..CheckSpec::default()
         };
-        Instance { service, check }
+        Instance {
+            service,
+            check,
+            engine_health: None,
+        }
     };
     Ok(targets.map_or_else(Vec::new, |targets| {
         targets.0.into_iter().map(instance).collect()

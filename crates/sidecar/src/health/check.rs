@@ -224,10 +224,12 @@ mod tests {
         let check = CheckSpec {
             kind: kind.map(str::to_owned),
             args: args.map(str::to_owned),
+            ..CheckSpec::default()
         };
         let (check, notices) = planned(&Instance {
             service: service("a"),
             check,
+            engine_health: None,
         });
         let notices: Vec<String> = notices.iter().map(ToString::to_string).collect();
         (check, notices.join("; "))
@@ -358,6 +360,7 @@ mod tests {
             let instance = Instance {
                 service,
                 check: CheckSpec::default(),
+                engine_health: None,
             };
             let default = Notice::Default {
                 check: check.clone(),
@@ -381,6 +384,7 @@ mod tests {
         let instance = Instance {
             service: service("a"),
             check: CheckSpec::default(),
+            engine_health: None,
         };
         for (endpoint, url) in [
             ("", "http://10.0.0.1:32768/"),

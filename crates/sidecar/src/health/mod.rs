@@ -14,7 +14,7 @@ mod probe;
 mod schedule;
 mod words;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use catalog::Service;
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     discovery::{SourceEvent, SourceName},
+    local_view::LocalView,
     net::{http_client::HttpClient, resolver::Resolver},
 };
 
@@ -61,6 +62,8 @@ pub struct HealthConfig {
     /// The time a check has, with all its redirects; 2.999 s in Go Sidecar. With more than the
     /// interval a hanging instance is found later than it could be.
     pub timeout: Duration,
+    /// Where the evidence of checks is shown.
+    pub view: Arc<LocalView>,
 }
 
 /// Checks what `sources` find until `shutdown`, or until nobody receives `updates`.

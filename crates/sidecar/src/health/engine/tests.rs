@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -83,6 +84,7 @@ fn config() -> HealthConfig {
         default_endpoint: "/version".to_owned(),
         interval: INTERVAL,
         timeout: Duration::from_millis(2999),
+        view: Arc::default(),
     }
 }
 
@@ -155,10 +157,12 @@ fn instance(id: &str, kind: &str, args: &str) -> Instance {
     let check = CheckSpec {
         kind: Some(kind.to_owned()),
         args: Some(args.to_owned()),
+        ..CheckSpec::default()
     };
     Instance {
         service: service(id),
         check,
+        engine_health: None,
     }
 }
 
