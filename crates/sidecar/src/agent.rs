@@ -202,6 +202,7 @@ impl Agent {
             gossip: gossip.clone(),
             counters,
             plane,
+            view: self.view.clone(),
         };
         self.start_http(Api {
             snapshots: snapshot,

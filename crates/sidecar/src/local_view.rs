@@ -5,9 +5,12 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use serde::Serialize;
+use catalog::Status;
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
 
 use crate::discovery::SourceName;
 
@@ -24,6 +27,18 @@ struct Content {
     sources: BTreeMap<SourceName, SourceView>,
     remarks: BTreeMap<(SourceName, String), Vec<String>>,
     checks: BTreeMap<String, CheckView>,
+    results: BTreeMap<&'static str, CheckResults>,
+}
+
+/// The results of all checks of one kind since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckResults {
+    /// Those that found an instance working.
+    pub passed: u64,
+    /// Those that did not.
+    pub failed: u64,
+    /// The time they all took.
+    pub duration: Duration,
 }
 
 /// How a source of services is doing.
@@ -42,14 +57,16 @@ pub struct SourceView {
 }
 
 /// What is known of an instance's check.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CheckView {
     /// Name of the service.
     pub service: String,
     /// `HttpGet`, `Tcp` and so on.
-    pub kind: String,
-    /// The argument, as evaluated.
+    pub kind: &'static str,
+    /// The argument as evaluated, without credentials.
     pub args: String,
+    /// What its owner should know about it.
+    pub notices: Vec<String>,
     /// From one check to the next, in milliseconds; 0 for a check that is told of events.
     pub interval_ms: u64,
     /// The time one has, in milliseconds.
@@ -58,8 +75,9 @@ pub struct CheckView {
     pub rise: u32,
     /// See `rise`.
     pub fall: u32,
-    /// What the instance counts as now.
-    pub status: String,
+    /// What it makes of the instance: `Alive`, `Unhealthy`, or `Unknown` until results have decided.
+    #[serde(serialize_with = "word")]
+    pub status: Status,
     /// Results in a row that say the same as the last.
     pub in_a_row: u64,
     /// The last result; `None` before the first.
@@ -75,8 +93,12 @@ pub struct CheckEvidence {
     pub healthy: bool,
     /// When it ended, RFC 3339.
     pub at: String,
-    /// How long it took, in milliseconds.
-    pub duration_ms: u64,
+    /// The same by a clock that nobody sets; shown as its age, in milliseconds.
+    #[serde(rename = "age_ms", serialize_with = "age")]
+    pub ended: Instant,
+    /// How long it took; shown in milliseconds.
+    #[serde(rename = "duration_ms", serialize_with = "millis")]
+    pub took: Duration,
     /// Status code, exit status, error: in a few words.
     pub summary: String,
     /// The beginning of what the instance or the command said; empty when there was nothing.
@@ -90,6 +112,18 @@ pub struct Damped {
     pub rule: String,
     /// When it is released if nothing else happens, RFC 3339.
     pub until: String,
+}
+
+fn word<S: Serializer>(status: &Status, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(status)
+}
+
+fn age<S: Serializer>(ended: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
+    millis(&ended.elapsed(), serializer)
+}
+
+fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl LocalView {
@@ -130,9 +164,49 @@ impl LocalView {
             .retain(|(by, subject), _| *by != source || there(subject));
     }
 
-    /// The check of an instance has come to a result, or is new.
+    /// The check of an instance is new, or is another one from now on.
     pub fn check(&self, id: &str, view: CheckView) {
         self.lock().checks.insert(id.to_owned(), view);
+    }
+
+    /// The check of an instance has come to a result.
+    pub fn checked(&self, id: &str, evidence: CheckEvidence, in_a_row: u64) {
+        let mut content = self.lock();
+        let content = &mut *content;
+        let Some(check) = content.checks.get_mut(id) else {
+            return;
+        };
+        let results = content.results.entry(check.kind).or_default();
+        if evidence.healthy {
+            results.passed += 1;
+        } else {
+            results.failed += 1;
+        }
+        results.duration += evidence.took;
+        check.in_a_row = in_a_row;
+        check.last = Some(evidence);
+    }
+
+    /// What the results make of an instance.
+    pub fn judged(&self, id: &str, status: Status, damped: Option<Damped>) {
+        if let Some(check) = self.lock().checks.get_mut(id) {
+            check.status = status;
+            check.damped = damped;
+        }
+    }
+
+    /// How many checks there are, by kind and by what they make of their instance.
+    pub fn check_counts(&self) -> BTreeMap<(&'static str, Status), u64> {
+        let mut counts = BTreeMap::new();
+        for check in self.lock().checks.values() {
+            *counts.entry((check.kind, check.status)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The results so far, by kind.
+    pub fn check_results(&self) -> BTreeMap<&'static str, CheckResults> {
+        self.lock().results.clone()
     }
 
     /// An instance is gone.
@@ -205,16 +279,78 @@ mod tests {
         assert_eq!(document(&view)["remarks"].as_array().unwrap().len(), 0);
     }
 
-    #[test]
-    fn a_check_is_shown_until_its_instance_is_gone() {
+    fn check(kind: &'static str) -> CheckView {
+        CheckView {
+            service: "web".to_owned(),
+            kind,
+            args: "http://:1/".to_owned(),
+            notices: Vec::new(),
+            interval_ms: 3000,
+            timeout_ms: 2999,
+            rise: 1,
+            fall: 1,
+            status: Status::Unknown,
+            in_a_row: 0,
+            last: None,
+            damped: None,
+        }
+    }
+
+    fn evidence(healthy: bool) -> CheckEvidence {
+        CheckEvidence {
+            healthy,
+            at: "2026-02-03T09:16:02Z".to_owned(),
+            ended: Instant::now(),
+            took: Duration::from_millis(20),
+            summary: "status 503".to_owned(),
+            output: "busy".to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_is_shown_with_its_evidence_until_its_instance_is_gone() {
         let view = LocalView::default();
-        let check = CheckView {
-            kind: "HttpGet".to_owned(),
-            ..CheckView::default()
-        };
-        view.check("abc", check);
+        view.check("abc", check("HttpGet"));
         assert_eq!(document(&view)["checks"]["abc"]["kind"], "HttpGet");
+        assert_eq!(document(&view)["checks"]["abc"]["status"], "Unknown");
+        view.checked("abc", evidence(false), 3);
+        view.judged("abc", Status::Unhealthy, None);
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        let shown = document(&view)["checks"]["abc"].clone();
+        assert_eq!(shown["status"], "Unhealthy");
+        assert_eq!(shown["in_a_row"], 3);
+        assert_eq!(shown["last"]["age_ms"], 1500);
+        assert_eq!(shown["last"]["output"], "busy");
         view.forget_check("abc");
+        // What comes too late is nobody's.
+        view.checked("abc", evidence(false), 4);
+        view.judged("abc", Status::Alive, None);
         assert!(document(&view)["checks"].as_object().unwrap().is_empty());
+    }
+
+    #[test]
+    fn checks_and_results_are_counted_by_kind() {
+        let view = LocalView::default();
+        for (id, kind) in [("a", "Tcp"), ("b", "Tcp"), ("c", "Grpc")] {
+            view.check(id, check(kind));
+        }
+        view.checked("a", evidence(true), 1);
+        view.checked("a", evidence(false), 1);
+        view.checked("b", evidence(false), 1);
+        view.judged("a", Status::Alive, None);
+        assert_eq!(
+            view.check_counts(),
+            BTreeMap::from([
+                (("Grpc", Status::Unknown), 1),
+                (("Tcp", Status::Alive), 1),
+                (("Tcp", Status::Unknown), 1)
+            ])
+        );
+        let results = CheckResults {
+            passed: 1,
+            failed: 2,
+            duration: Duration::from_millis(60),
+        };
+        assert_eq!(view.check_results(), BTreeMap::from([("Tcp", results)]));
     }
 }
