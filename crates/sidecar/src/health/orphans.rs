@@ -61,3 +61,65 @@ fn is_done(group: Pid) -> bool {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::{
+        io::Errno,
+        process::{getpid, set_child_subreaper, test_kill_process},
+    };
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::health::{external, external::tests::Witness, words};
+
+    /// Far more than the end of a killed process takes; only a failing test waits for it.
+    const AMPLE: Duration = Duration::from_secs(30);
+
+    /// Waits until a process is gone without a trace: a zombie can still be sent signals.
+    async fn gone(pid: Pid, mut ended: tokio::signal::unix::Signal) {
+        let reaped = async {
+            while test_kill_process(pid) != Err(Errno::SRCH) {
+                tokio::select! {
+                    _ = ended.recv() => {}
+                    // Whoever takes note of the end does so on the same signal, before or after us.
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        };
+        timeout(AMPLE, reaped).await.expect("no zombie is left");
+    }
+
+    #[tokio::test]
+    async fn children_of_a_killed_command_leave_no_zombies_where_we_inherit_them() {
+        // Like the first process of a container.
+        set_child_subreaper(Some(getpid())).unwrap();
+        let orphans = Orphans::default();
+        let shutdown = CancellationToken::new();
+        let reaper = tokio::spawn(orphans.clone().run(shutdown.clone()));
+        let witness = Witness::new();
+        let line = words::split(&witness.command_line()).unwrap();
+        let check = tokio::spawn({
+            let orphans = orphans.clone();
+            async move { external::run(&line, AMPLE, &orphans).await }
+        });
+        let (grandchild, fifo, _witness) = witness.born().await;
+        let ended = signal(SignalKind::child()).unwrap();
+        check.abort();
+        external::tests::dead(fifo).await;
+        gone(grandchild, ended).await;
+        shutdown.cancel();
+        reaper.await.unwrap();
+        assert!(orphans.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_command_without_children_is_not_remembered() {
+        let orphans = Orphans::default();
+        let words = ["/bin/true".to_owned()];
+        external::run(&words, AMPLE, &orphans).await.unwrap();
+        assert!(orphans.0.lock().unwrap().is_empty());
+    }
+}
