@@ -37,8 +37,9 @@ pub const REDIRECTS_MAX: usize = 10;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Most of a body that is kept for messages, in bytes.
 pub const BODY_START_BYTES_MAX: usize = 1024;
-/// Longest head of a response, in bytes.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Longest head of a response, in bytes. As much as HAProxy takes by default; a connection's buffer
+/// grows to it, so that it is also what a thousand checks at once hold a thousand times.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long a body may take once the status is known: servers like to finish their sentence, but an
 /// endless body must not make a good status late.
 const BODY_PATIENCE: Duration = Duration::from_millis(200);
