@@ -388,6 +388,63 @@ fn a_late_answer_is_unhealthy_and_a_good_one_alive_again() {
     becomes(&agent, "slow", Status::Alive);
 }
 
+/// Row 50.
+#[test]
+fn interval_timeout_rise_and_fall_are_the_owners() {
+    let lab = lab();
+    let service = Service::start(lab.host(0), 8100, fine);
+    let check = |url: &str, interval: &str, timeout: &str, rise: &str, fall: &str| {
+        json!({
+            "Type": "HttpGet", "Args": url,
+            "Interval": interval, "Timeout": timeout, "Rise": rise, "Fall": fall,
+        })
+    };
+    let quick = check("http://:8100/quick", "200ms", "150ms", "3", "4");
+    let odd = check("http://:8100/odd", "often", "1s", "0", "");
+    let agent = agent(&lab, &[target("quick", &quick), target("odd", &odd)]).start();
+    for service in ["quick", "odd"] {
+        becomes(&agent, service, Status::Alive);
+    }
+    assert!(
+        service.times("/quick").len() >= 3,
+        "the third makes it alive"
+    );
+    let times = eventually("there were twenty checks", CHECKED, || {
+        let times = service.times("/quick");
+        (times.len() >= 20)
+            .then_some(times.clone())
+            .ok_or_else(|| format!("{times:?}"))
+    });
+    let between = (times[19] - times[9]) / 10;
+    let wanted = Duration::from_millis(180)..Duration::from_millis(300);
+    assert!(wanted.contains(&between), "{between:?}");
+
+    let before = service.times("/quick").len();
+    service.set(silent);
+    becomes(&agent, "quick", Status::Unhealthy);
+    let asked = service.times("/quick").len() - before;
+    assert!(asked >= 4, "unhealthy after {asked} failures");
+    let summary = last(&agent, "quick", "summary");
+    assert!(summary.contains("no answer within 150ms"), "{summary}");
+
+    for (label, value) in [("HealthCheckInterval", "often"), ("HealthCheckRise", "0")] {
+        let notices = shown(&agent, "odd").member("notices").map(Json::to_string);
+        let notices = notices.unwrap_or_default();
+        let named = format!("({label}) \\\"{value}\\\" is not");
+        assert!(notices.contains(&named), "{notices}");
+        assert_eq!(agent.mentions(&format!("({label})")), 1);
+    }
+    let odd = shown(&agent, "odd");
+    for (key, value) in [
+        ("interval_ms", 3000),
+        ("timeout_ms", 1000),
+        ("rise", 1),
+        ("fall", 1),
+    ] {
+        assert_eq!(odd.member(key).and_then(Json::number), Some(value), "{key}");
+    }
+}
+
 /// Row 52.
 #[test]
 fn every_status_has_its_number_in_json_and_its_name_on_the_text_page() {

@@ -134,7 +134,10 @@ pub fn parse(
         let check = CheckSpec {
             kind: word(target.check.kind),
             args: word(target.check.args),
-            ..CheckSpec::default()
+            interval: word(target.check.interval),
+            timeout: word(target.check.timeout),
+            rise: word(target.check.rise),
+            fall: word(target.check.fall),
         };
         Instance {
             service,

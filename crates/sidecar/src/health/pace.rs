@@ -15,6 +15,9 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::
 /// Results in a row.
 const COUNT: RangeInclusive<u32> = 1..=100;
 
+/// Most of a value that is repeated, in characters.
+const VALUE_CHARS_MAX: usize = 64;
+
 /// The pace of one instance's checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
@@ -112,7 +115,9 @@ fn setting<T>(
 ) -> Result<Option<T>, String> {
     match text.map(|text| text.trim()) {
         None | Some("") => Ok(None),
-        Some(text) => parse(text).map(Some).ok_or_else(|| text.to_owned()),
+        Some(text) => parse(text)
+            .map(Some)
+            .ok_or_else(|| text.chars().take(VALUE_CHARS_MAX).collect()),
     }
 }
 
