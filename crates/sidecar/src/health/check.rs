@@ -257,7 +257,7 @@ pub(super) fn plan(instance: &Instance, host: &Host) -> Plan {
     };
     if let Some(reason) = unread.filter(|_| !args.trim().is_empty()) {
         notices.push(Notice::IgnoredArguments {
-            args: args.to_owned(),
+            args: without_credentials(args),
             reason,
         });
     }
@@ -358,7 +358,7 @@ fn given_check(kind: Kind, instance: &Instance, host: &Host, notices: &mut Vec<N
 fn evaluated(source: &str, service: &Service, host: &Host, notices: &mut Vec<Notice>) -> String {
     arguments::evaluate(source, service, host.advertise_ip).unwrap_or_else(|error| {
         notices.push(Notice::Template {
-            args: source.to_owned(),
+            args: without_credentials(source),
             error,
         });
         source.to_owned()

@@ -67,7 +67,7 @@ pub enum HttpError {
     /// The URL cannot be asked; nothing was sent.
     #[error("{url:?} is not a usable URL: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, or as a redirect made it.
+        /// The URL as it was given, or as a redirect made it, without credentials.
         url: String,
         /// What is wrong with it.
         reason: String,
@@ -137,7 +137,7 @@ impl HttpClient {
             }
         }
         Err(HttpError::Redirects {
-            url: url.to_owned(),
+            url: without_credentials(url),
             last: target.to_string(),
         })
     }

@@ -363,4 +363,11 @@ fn a_bad_setting_is_told_and_the_others_are_used() {
 fn passwords_in_urls_are_not_shown() {
     let (check, _) = spec(Some("HttpGet"), Some("http://me:secret@web:1/x@y"));
     assert_eq!(check.to_string(), "http://…@web:1/x@y");
+    for kind in [None, Some("HttpGet"), Some("Ping")] {
+        let (_, notices) = spec(kind, Some("http://me:secret@{{ nope }}:1/"));
+        assert!(
+            notices.contains("…@{{ nope }}") && !notices.contains("secret"),
+            "{notices}"
+        );
+    }
 }

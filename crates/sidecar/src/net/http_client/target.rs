@@ -35,7 +35,7 @@ impl Target {
     /// Reads an absolute URL; blanks around it are ignored.
     pub(super) fn parse(url: &str) -> Result<Self, HttpError> {
         let fail = |reason: String| HttpError::InvalidUrl {
-            url: url.to_owned(),
+            url: without_credentials(url),
             reason,
         };
         let text = url.trim();
@@ -303,6 +303,19 @@ mod tests {
                 (host, port, authority, path),
                 "{url}"
             );
+        }
+    }
+
+    #[test]
+    fn no_message_repeats_a_password() {
+        for url in [
+            "http://me:secret@web:x/",
+            "https://me:secret@web/a b",
+            "ftp://me:secret@web/",
+        ] {
+            let text =
+                Target::parse(url).map_or_else(|error| error.to_string(), |it| it.to_string());
+            assert!(!text.contains("secret") && text.contains("web"), "{text}");
         }
     }
 
