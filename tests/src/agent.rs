@@ -299,6 +299,11 @@ impl Agent {
         self.process.exit()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         self.process.log()

@@ -90,6 +90,11 @@ impl Process {
         }
     }
 
+    /// Its process id. All that wraps a program on its way here becomes it, one after the other.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it wrote, over all its lives with this title.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

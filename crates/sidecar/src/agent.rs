@@ -31,6 +31,7 @@ use crate::{
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
     http::{self, Api},
+    local_view::LocalView,
     metrics::Metrics,
     net::{
         bind_address::{self, BindAddress},
@@ -57,6 +58,7 @@ struct Agent {
     config: Config,
     advertise: IpAddr,
     resolver: Resolver,
+    view: Arc<LocalView>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -125,6 +127,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         config,
         advertise,
         resolver: Resolver::default(),
+        view: Arc::default(),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
     };
@@ -201,10 +204,12 @@ impl Agent {
             gossip: gossip.clone(),
             counters,
             plane,
+            view: self.view.clone(),
         };
         self.start_http(Api {
             snapshots: snapshot,
             routes,
+            local: self.view.clone(),
             drain,
             metrics: Arc::new(move || metrics.render()),
             ready: awaited_parts,
@@ -268,6 +273,7 @@ impl Agent {
             static_file: self.config.static_file.clone(),
             hostname: self.config.node_name.clone(),
             advertise_ip: self.advertise,
+            view: self.view.clone(),
         };
         let automatic = self.config.discovery == Discovery::Automatic;
         self.tasks.spawn(discovery::run(
@@ -290,6 +296,7 @@ impl Agent {
             default_endpoint: self.config.default_check_endpoint.clone(),
             interval: CHECK_INTERVAL,
             timeout: CHECK_TIMEOUT,
+            view: self.view.clone(),
         };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(health::run(

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     cluster::core::Counters,
+    local_view::LocalView,
     proxy::builtin::{ListenState, PlaneStatus},
 };
 
@@ -25,6 +26,8 @@ pub struct Metrics {
     pub counters: Arc<Counters>,
     /// The data plane.
     pub plane: watch::Receiver<Arc<PlaneStatus>>,
+    /// What this host sees of itself.
+    pub view: Arc<LocalView>,
 }
 
 /// Collects metric families in text exposition format 0.0.4.
@@ -65,6 +68,7 @@ impl Metrics {
         self.registry(&mut text);
         self.membership(&mut text);
         self.plane(&mut text);
+        self.checks(&mut text);
         text.0
     }
 
@@ -99,6 +103,36 @@ impl Metrics {
             "Snapshots published.",
             snapshot.version,
         );
+    }
+
+    fn checks(&self, text: &mut Text) {
+        let name = "sidecar_checks";
+        text.family(
+            name,
+            "gauge",
+            "Checks of this host's instances, by kind and by what they say.",
+        );
+        for ((kind, status), count) in self.view.check_counts() {
+            text.line(format_args!(
+                "{name}{{kind=\"{kind}\",status=\"{status}\"}} {count}"
+            ));
+        }
+        let results = self.view.check_results();
+        let name = "sidecar_check_results_total";
+        text.family(name, "counter", "Results of checks, by kind.");
+        for (kind, results) in &results {
+            for (result, count) in [("passed", results.passed), ("failed", results.failed)] {
+                text.line(format_args!(
+                    "{name}{{kind=\"{kind}\",result=\"{result}\"}} {count}"
+                ));
+            }
+        }
+        let name = "sidecar_check_duration_seconds_total";
+        text.family(name, "counter", "The time all checks took, by kind.");
+        for (kind, results) in &results {
+            let seconds = results.duration.as_secs_f64();
+            text.line(format_args!("{name}{{kind=\"{kind}\"}} {seconds}"));
+        }
     }
 
     fn registry(&self, text: &mut Text) {

@@ -1,6 +1,7 @@
 //! The rounds of the convergence bench and the table they end in.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     thread,
@@ -11,7 +12,7 @@ use blackbox::{
     Agent, AgentBuilder, Answer, Engine, Host, IMAGE, Lab, Machine, Responder, Route, Status,
     eventually,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ROUNDS: usize = 30;
 /// Fine enough beside the milliseconds that are measured.
@@ -33,15 +34,7 @@ pub(crate) fn run() {
             .env("SIDECAR_DISCOVERY", "docker")
             .env("DOCKER_URL", &engine.url())
             .start(),
-        AgentBuilder::new(&lab, 1)
-            .services(&[json!({
-                "Service": {
-                    "Name": "checked",
-                    "Ports": [{ "Type": "tcp", "Port": 8100, "ServicePort": CHECKED_PORT }],
-                },
-                "Check": { "Type": "HttpGet", "Args": "http://127.0.0.1:8100/health" },
-            })])
-            .start(),
+        AgentBuilder::new(&lab, 1).services(&[checked(0)]).start(),
         AgentBuilder::new(&lab, 2).start(),
     ];
     eventually("all are members", PATIENCE, || {
@@ -112,8 +105,12 @@ fn joined<T>(watcher: thread::ScopedJoinHandle<'_, T>) -> T {
 
 /// A check fails and passes again, as its owner's API says and as all hosts route.
 fn health(lab: &Lab, owner: &Agent, service: &Responder, table: &mut Table) {
-    until(|| lab.hosts().iter().all(|host| open(host, CHECKED_PORT)));
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        let before = ids(owner);
+        let targets = json!([checked(round + 1)]);
+        lab.write("static-file.json", &targets.to_string());
+        until(|| ids(owner).is_disjoint(&before) && !ids(owner).is_empty());
+        until(|| lab.hosts().iter().all(|host| open(host, CHECKED_PORT)));
         service.set("/health", Answer::status(500));
         let flipped = Instant::now();
         let (checked, noticed, withdrawn) =
@@ -149,6 +146,30 @@ fn health(lab: &Lab, owner: &Agent, service: &Responder, table: &mut Table) {
     }
 }
 
+/// The checked service, in every round another instance of it: one that kept falling would be held
+/// back.
+fn checked(round: usize) -> Value {
+    json!({
+        "Service": {
+            "Name": "checked",
+            "Ports": [
+                { "Type": "tcp", "Port": 8100, "ServicePort": CHECKED_PORT },
+                { "Type": "udp", "Port": 20_000 + round },
+            ],
+        },
+        "Check": { "Type": "HttpGet", "Args": "http://127.0.0.1:8100/health" },
+    })
+}
+
+/// The living instances of the checked service.
+fn ids(owner: &Agent) -> BTreeSet<String> {
+    let instances = owner.instances("checked").unwrap_or_default();
+    let alive = instances
+        .into_iter()
+        .filter(|it| it.status == Status::Alive);
+    alive.map(|it| it.id).collect()
+}
+
 /// When the first check after the flip came, when the owner's API had the status, and when the
 /// condition held on the last of all hosts.
 fn turn(
@@ -162,10 +183,9 @@ fn turn(
     thread::scope(|scope| {
         let noticed = scope.spawn(|| {
             until(|| {
+                // The instances of earlier rounds are tombstones.
                 let instances = owner.instances("checked").unwrap_or_default();
-                instances
-                    .first()
-                    .is_some_and(|instance| instance.status == status)
+                instances.iter().any(|instance| instance.status == status)
             })
         });
         let everywhere: Vec<_> = lab

@@ -17,6 +17,16 @@ pub enum SourceName {
     Static,
 }
 
+impl SourceName {
+    /// The word for it in variables and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Static => "static",
+        }
+    }
+}
+
 /// An instance as its source describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -25,15 +35,34 @@ pub struct Instance {
     pub service: Service,
     /// How to tell whether it works, as its owner wrote it.
     pub check: CheckSpec,
+    /// What the engine's own check of it says; `None` where there is none.
+    pub engine_health: Option<EngineHealth>,
+}
+
+/// The result of the check that an image brings along and the engine runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineHealth {
+    /// Whether it works; `None` while it starts and nothing is known yet.
+    pub healthy: Option<bool>,
+    /// The beginning of what the check said last; empty when that is unknown.
+    pub output: String,
 }
 
 /// A health check as written in labels or in the static file, not interpreted yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckSpec {
-    /// `HttpGet`, `External`, `AlwaysSuccessful`; `None` means the default check.
+    /// `HttpGet`, `External`, `AlwaysSuccessful` and others; `None` means the default check.
     pub kind: Option<String>,
     /// Template of the check's argument.
     pub args: Option<String>,
+    /// From one check to the next, a duration such as `3s`; `None` means the agent's.
+    pub interval: Option<String>,
+    /// The time a check has, a duration; `None` means the agent's.
+    pub timeout: Option<String>,
+    /// Successes in a row after which it counts as alive; `None` means the agent's.
+    pub rise: Option<String>,
+    /// Failures in a row after which it counts as unhealthy; `None` means the agent's.
+    pub fall: Option<String>,
 }
 
 /// One step in a source's account of the world.
@@ -71,4 +100,6 @@ pub struct Settings {
     pub hostname: String,
     /// Address of this host in records.
     pub advertise_ip: std::net::IpAddr,
+    /// Where the sources tell how they are doing.
+    pub view: std::sync::Arc<crate::local_view::LocalView>,
 }

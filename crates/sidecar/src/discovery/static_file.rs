@@ -134,8 +134,16 @@ pub fn parse(
         let check = CheckSpec {
             kind: word(target.check.kind),
             args: word(target.check.args),
+            interval: word(target.check.interval),
+            timeout: word(target.check.timeout),
+            rise: word(target.check.rise),
+            fall: word(target.check.fall),
         };
-        Instance { service, check }
+        Instance {
+            service,
+            check,
+            engine_health: None,
+        }
     };
     Ok(targets.map_or_else(Vec::new, |targets| {
         targets.0.into_iter().map(instance).collect()

@@ -257,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn every_template_gives_what_go_gave() {
+        let file = include_str!("../../../gotemplate/tests/vectors/check-args.json");
+        let file: serde_json::Value = serde_json::from_str(file).unwrap();
+        let cases = file["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 73);
+        for case in cases {
+            let ours = text(case["template"].as_str().unwrap());
+            match case.get("error") {
+                // An empty output is left out of the file.
+                None => {
+                    let output = case.get("output").map_or("", |it| it.as_str().unwrap());
+                    assert_eq!(ours.as_deref(), Ok(output), "{case}");
+                }
+                Some(_) => assert!(ours.is_err(), "{case}: {ours:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn failing_templates_say_what_and_where() {
         for (source, error) in [
             ("{{ host", "unclosed action"),

@@ -13,6 +13,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::orphans::Orphans;
+
 /// Most of a program's output that is kept, in bytes; the rest is read and dropped.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
 
@@ -29,7 +31,7 @@ pub(super) enum ExternalError {
         cause: io::Error,
     },
     /// It said no, by its exit status or by dying of a signal.
-    #[error("{program:?} ended with {status}; its output: {output:?}")]
+    #[error("{program:?} ended with {status}")]
     Failed {
         /// The first word of the command line.
         program: String,
@@ -39,7 +41,7 @@ pub(super) enum ExternalError {
         output: String,
     },
     /// It said nothing in time and was killed with all its children.
-    #[error("{program:?} did not end within {limit:?} and was killed; its output: {output:?}")]
+    #[error("{program:?} did not end within {limit:?} and was killed")]
     Timeout {
         /// The first word of the command line.
         program: String,
@@ -50,11 +52,25 @@ pub(super) enum ExternalError {
     },
 }
 
-/// Runs a program until it ends or `limit` is over; exit status 0 is success. It gets this
-/// process's environment and an empty standard input.
-pub(super) async fn run(words: &[String], limit: Duration) -> Result<(), ExternalError> {
+impl ExternalError {
+    /// The beginning of what it wrote; empty when it wrote nothing or did not run.
+    pub(super) fn output(&self) -> &str {
+        match self {
+            Self::Start { .. } => "",
+            Self::Failed { output, .. } | Self::Timeout { output, .. } => output,
+        }
+    }
+}
+
+/// Runs a program until it ends or `limit` is over; exit status 0 is success, with the beginning of
+/// what it wrote. It gets this process's environment and an empty standard input.
+pub(super) async fn run(
+    words: &[String],
+    limit: Duration,
+    orphans: &Orphans,
+) -> Result<String, ExternalError> {
     let program = words.first().cloned().unwrap_or_default();
-    let (mut group, mut output) = match start(words) {
+    let (mut group, mut output) = match start(words, orphans) {
         Ok(started) => started,
         Err(cause) => return Err(ExternalError::Start { program, cause }),
     };
@@ -71,7 +87,7 @@ pub(super) async fn run(words: &[String], limit: Duration) -> Result<(), Externa
     output.drain();
     let output = output.into_text();
     match status {
-        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) if status.success() => Ok(output),
         Ok(Ok(status)) => Err(ExternalError::Failed {
             program,
             status,
@@ -89,26 +105,24 @@ pub(super) async fn run(words: &[String], limit: Duration) -> Result<(), Externa
 /// A running program and its children; dropping it kills them all.
 struct Group {
     child: Child,
+    leader: Option<Pid>,
+    orphans: Orphans,
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // There is an id only until the program is reaped, so it cannot be someone else's by now.
-        // The runtime reaps what is dropped here.
-        let pid = self
-            .child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
-        if let Some(pid) = pid
-            && let Err(error) = kill_process_group(pid, Signal::KILL)
+        let Some(leader) = self.leader else { return };
+        // There is an id only until the program is waited for, so it cannot be someone else's by now.
+        if self.child.id().is_some()
+            && let Err(error) = kill_process_group(leader, Signal::KILL)
         {
-            tracing::warn!(%pid, %error, "cannot kill the process group of a check");
+            tracing::warn!(pid = %leader, %error, "cannot kill the process group of a check");
         }
+        self.orphans.watch(leader);
     }
 }
 
-fn start(words: &[String]) -> io::Result<(Group, Output)> {
+fn start(words: &[String], orphans: &Orphans) -> io::Result<(Group, Output)> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -126,12 +140,14 @@ fn start(words: &[String]) -> io::Result<(Group, Output)> {
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer);
-    Ok((
-        Group {
-            child: command.spawn()?,
-        },
-        output,
-    ))
+    let child = command.spawn()?;
+    let leader = child.id().and_then(|id| i32::try_from(id).ok());
+    let group = Group {
+        child,
+        leader: leader.and_then(Pid::from_raw),
+        orphans: orphans.clone(),
+    };
+    Ok((group, output))
 }
 
 /// The bounded output of a program.
@@ -195,7 +211,10 @@ pub(super) mod tests {
 
     async fn outcome(line: &str) -> Result<(), String> {
         let words = super::super::words::split(line).unwrap();
-        run(&words, AMPLE).await.map_err(|error| error.to_string())
+        let output = run(&words, AMPLE, &Orphans::default()).await;
+        output
+            .map(drop)
+            .map_err(|error| format!("{error}: {:?}", error.output()))
     }
 
     /// The other end of a process that a check has started.
@@ -278,7 +297,7 @@ pub(super) mod tests {
             error.starts_with("cannot run \"/no/such/check\""),
             "{error}"
         );
-        assert!(run(&[], AMPLE).await.is_err());
+        assert!(run(&[], AMPLE, &Orphans::default()).await.is_err());
     }
 
     #[tokio::test]
@@ -290,7 +309,9 @@ pub(super) mod tests {
     async fn output_is_bounded_and_never_blocks_the_program() {
         let line = "/bin/sh -c 'head -c 1000000 /dev/zero | tr \"\\\\0\" x; exit 1'";
         let words = super::super::words::split(line).unwrap();
-        let Err(ExternalError::Failed { output, .. }) = run(&words, AMPLE).await else {
+        let Err(ExternalError::Failed { output, .. }) =
+            run(&words, AMPLE, &Orphans::default()).await
+        else {
             panic!("it fails");
         };
         assert_eq!(output, "x".repeat(OUTPUT_BYTES_MAX));
@@ -312,14 +333,14 @@ pub(super) mod tests {
     async fn a_timeout_kills_grandchildren_too() {
         let witness = Witness::new();
         let words = super::super::words::split(&witness.command_line()).unwrap();
-        let check = tokio::spawn(async move { run(&words, AMPLE).await });
+        let check = tokio::spawn(async move { run(&words, AMPLE, &Orphans::default()).await });
         let (_, fifo, _witness) = witness.born().await;
         tokio::time::pause();
         tokio::time::advance(AMPLE).await;
         let outcome = check.await.unwrap();
         let error = outcome.unwrap_err();
         assert!(matches!(error, ExternalError::Timeout { .. }), "{error}");
-        assert!(error.to_string().contains("before"), "{error}");
+        assert!(error.output().contains("before"), "{error}");
         dead(fifo).await;
     }
 
@@ -327,7 +348,7 @@ pub(super) mod tests {
     async fn a_check_that_is_dropped_kills_grandchildren_too() {
         let witness = Witness::new();
         let words = super::super::words::split(&witness.command_line()).unwrap();
-        let check = tokio::spawn(async move { run(&words, AMPLE).await });
+        let check = tokio::spawn(async move { run(&words, AMPLE, &Orphans::default()).await });
         let (_, fifo, _witness) = witness.born().await;
         check.abort();
         dead(fifo).await;

@@ -144,6 +144,7 @@ mod tests {
         Instance {
             service,
             check: CheckSpec::default(),
+            engine_health: None,
         }
     }
 

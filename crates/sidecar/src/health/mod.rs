@@ -1,28 +1,35 @@
 //! Whether what was found works.
 //!
 //! Sources say what is on this host (`inventory`), owners say how to tell whether it works (`check`,
-//! with `arguments` and `words`), one task per instance asks (`probe`, `external`) when it is due
-//! (`schedule`), and `engine` tells the catalog's writer what changed. What the cluster makes of a
+//! with `arguments`, `words` and `pace`), one task per instance asks (`probe`, with `external`, `grpc`
+//! and `orphans`) when it is due (`schedule`), `verdict` says what the results make of it, and
+//! `engine` tells the catalog's writer what changed. What the cluster makes of a
 //! status, and draining, are not decided here.
 
 mod arguments;
 mod check;
 mod engine;
 mod external;
+mod grpc;
 mod inventory;
+mod orphans;
+mod pace;
 mod probe;
 mod schedule;
+mod verdict;
 mod words;
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use catalog::Service;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::{orphans::Orphans, probe::Prober};
 use crate::{
     discovery::{SourceEvent, SourceName},
-    net::{http_client::HttpClient, resolver::Resolver},
+    local_view::LocalView,
+    net::{dial::Dialer, resolver::Resolver},
 };
 
 /// What this host knows of its own instances, for the catalog's writer.
@@ -33,8 +40,9 @@ pub enum LocalUpdate {
         /// The instance; its status is what the check says (`Unknown` before the first result),
         /// its `updated` is meaningless.
         service: Service,
-        /// Whether at least one check has completed since it was found. Until then the writer keeps
-        /// the status the cluster last knew.
+        /// Whether its checks have decided on its status since it was found; one result is enough
+        /// unless its owner asked for more. Until then the writer keeps the status the cluster last
+        /// knew.
         checked: bool,
     },
     /// An instance is gone.
@@ -55,12 +63,15 @@ pub struct HealthConfig {
     /// Path that is asked for when an instance has no check of its own; Go Sidecar's is `/version`.
     /// Empty means `/`.
     pub default_endpoint: String,
-    /// From one check of an instance to its next; 3 s in Go Sidecar. New instances that do not work
-    /// yet are asked more often. Shorter finds failures sooner, for more requests.
+    /// From one check of an instance to its next, unless its owner says otherwise; 3 s in Go Sidecar.
+    /// New instances that do not work yet are asked more often. Shorter finds failures sooner, for
+    /// more requests.
     pub interval: Duration,
-    /// The time a check has, with all its redirects; 2.999 s in Go Sidecar. With more than the
-    /// interval a hanging instance is found later than it could be.
+    /// The time a check has, with all its redirects, unless its owner says otherwise; 2.999 s in Go
+    /// Sidecar. With more than the interval a hanging instance is found later than it could be.
     pub timeout: Duration,
+    /// Where the evidence of checks is shown.
+    pub view: Arc<LocalView>,
 }
 
 /// Checks what `sources` find until `shutdown`, or until nobody receives `updates`.
@@ -74,9 +85,9 @@ pub async fn run(
     updates: mpsc::Sender<LocalUpdate>,
     shutdown: CancellationToken,
 ) {
-    let probe = probe::Prober {
-        http: HttpClient::new(resolver),
-    };
+    let orphans = Orphans::default();
+    let probe = Prober::new(Dialer::new(resolver), orphans.clone());
+    let _orphans = AbortOnDropHandle::new(tokio::spawn(orphans.run(shutdown.clone())));
     engine::run(config, probe, sources, updates, shutdown).await;
 }
 

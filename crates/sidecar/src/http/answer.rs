@@ -90,7 +90,12 @@ impl Answers {
                 let answer = error(StatusCode::NOT_FOUND, text);
                 if cross_origin { open(answer) } else { answer }
             }
-            Target::Routes => open(self.routes()),
+            Target::Routes => open(document("routes", {
+                let routes = self.api.routes.borrow().clone();
+                routes_document::encode(&routes)
+            })),
+            // Not for pages of other origins: it holds what services answer.
+            Target::Local => document("view of this host", self.api.local.document()),
             Target::Metrics => body(StatusCode::OK, PROMETHEUS, (self.api.metrics)()),
             Target::Health => body(StatusCode::OK, JSON, "{\"status\":\"ok\"}"),
             Target::Ready => self.ready(),
@@ -151,17 +156,6 @@ impl Answers {
         }
     }
 
-    fn routes(&self) -> Response {
-        let routes = self.api.routes.borrow().clone();
-        match routes_document::encode(&routes) {
-            Ok(document) => body(StatusCode::OK, JSON, document),
-            Err(error_) => {
-                tracing::error!(error = %error_, "cannot encode the routes");
-                error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
-            }
-        }
-    }
-
     fn ready(&self) -> Response {
         let awaited = self.api.ready.borrow().clone();
         if awaited.is_empty() {
@@ -186,6 +180,17 @@ impl Answers {
             header::CONNECTION,
             "close",
         )
+    }
+}
+
+/// A document of ours, or that there was a defect.
+fn document(name: &str, encoded: Result<String, serde_json::Error>) -> Response {
+    match encoded {
+        Ok(document) => body(StatusCode::OK, JSON, document),
+        Err(error_) => {
+            tracing::error!(error = %error_, "cannot encode the {name}");
+            error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::routes::Routes;
+use crate::{local_view::LocalView, routes::Routes};
 use answer::Answers;
 
 /// Most connections at a time; more wait in the listener's backlog.
@@ -56,6 +56,8 @@ pub struct Api {
     pub snapshots: channel::Receiver<Arc<Snapshot>>,
     /// The routes made of it.
     pub routes: channel::Receiver<Arc<Routes>>,
+    /// What this host sees of itself.
+    pub local: Arc<LocalView>,
     /// Takes drain commands.
     pub drain: mpsc::Sender<DrainRequest>,
     /// The agent's metrics as Prometheus text; called once per scrape, must not block.

@@ -39,6 +39,8 @@ pub(super) enum Target {
     },
     /// What is routed where, and what is not, and why.
     Routes,
+    /// What this host sees of itself.
+    Local,
     /// Metrics for Prometheus.
     Metrics,
     /// Whether the process answers.
@@ -79,6 +81,7 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         ["health"] => read(Target::Health),
         ["ready"] => read(Target::Ready),
         ["api", "v2", "routes"] => read(Target::Routes),
+        ["api", "v2", "local"] => read(Target::Local),
         ["api", "services", id, "drain"] => {
             let id = decoded(id).ok_or(Refusal::NotFound)?;
             allowed(&[Method::POST], method, Target::Drain { id })

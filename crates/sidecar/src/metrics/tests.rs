@@ -48,6 +48,7 @@ async fn what_is_refused_of_peers_is_shown() {
         gossip: gossip.clone(),
         counters: Arc::default(),
         plane: watch::channel(Arc::default()).1,
+        view: Arc::default(),
     };
     let to = gossip.local_addr();
     let ping = StreamMessage::Ping(Ping {

@@ -2,14 +2,14 @@
 //!
 //! No pool, no cookies, no proxies, no HTTP/2: a check must open the connection its users would have
 //! to open, and must never wait for anything but the instance. Redirects are followed as Go's client
-//! does, because checks written for Go Sidecar rely on it. Names go through [`Resolver`]. Dropping a
+//! does, because checks written for Go Sidecar rely on it. Connections are [`Dialer`]'s. Dropping a
 //! request closes its connection.
 
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Empty};
@@ -20,18 +20,16 @@ use hyper::{
     header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    sync::OnceCell,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
-use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::target::{Scheme, Target};
-use super::resolver::{ResolveError, Resolver};
+use super::dial::{Address, Deadline, DialError, Dialer, Late, Protocol};
+
+pub use self::target::without_credentials;
 
 /// Most redirects followed by one request.
 pub const REDIRECTS_MAX: usize = 10;
@@ -39,19 +37,19 @@ pub const REDIRECTS_MAX: usize = 10;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Most of a body that is kept for messages, in bytes.
 pub const BODY_START_BYTES_MAX: usize = 1024;
-/// Longest head of a response, in bytes.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Longest head of a response, in bytes. As much as HAProxy takes by default; a connection's buffer
+/// grows to it, so that it is also what a thousand checks at once hold a thousand times.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long a body may take once the status is known: servers like to finish their sentence, but an
 /// endless body must not make a good status late.
 const BODY_PATIENCE: Duration = Duration::from_millis(200);
 /// What servers see in their logs.
-const AGENT: &str = concat!("sidecar/", env!("CARGO_PKG_VERSION"));
+pub const AGENT: &str = concat!("sidecar/", env!("CARGO_PKG_VERSION"));
 
 /// Sends requests. Cheap to clone; clones share the loaded root certificates.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    resolver: Resolver,
-    tls: Arc<OnceCell<Arc<ClientConfig>>>,
+    dialer: Dialer,
 }
 
 /// The answer after the last redirect.
@@ -69,40 +67,19 @@ pub enum HttpError {
     /// The URL cannot be asked; nothing was sent.
     #[error("{url:?} is not a usable URL: {reason}")]
     InvalidUrl {
-        /// The URL as it was given, or as a redirect made it.
+        /// The URL as it was given, or as a redirect made it, without credentials.
         url: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The URL's host has no address.
+    /// There is no connection.
     #[error("cannot ask {url}: {cause}")]
-    Resolve {
+    Dial {
         /// The URL.
         url: String,
-        /// What the resolver said.
+        /// Why there is none; never [`DialError::Late`].
         #[source]
-        cause: ResolveError,
-    },
-    /// None of the host's addresses took the connection.
-    #[error("cannot ask {url}: cannot connect to {address}: {cause}")]
-    Connect {
-        /// The URL.
-        url: String,
-        /// The last address tried.
-        address: SocketAddr,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
-    /// No encrypted connection to a host that took the connection.
-    #[error("cannot ask {url}: no TLS with {host:?}: {reason}")]
-    Tls {
-        /// The URL.
-        url: String,
-        /// The name the certificate must carry.
-        host: String,
-        /// What TLS said.
-        reason: String,
+        cause: DialError,
     },
     /// The connection broke, or what came is not HTTP.
     #[error("no HTTP answer from {url}: {reason}")]
@@ -121,14 +98,13 @@ pub enum HttpError {
         last: String,
     },
     /// No answer in time.
-    #[error("no answer from {url} within {limit:?}: still {doing}")]
-    Timeout {
+    #[error("{url}: {late}")]
+    Late {
         /// The URL.
         url: String,
-        /// The time the whole request had.
-        limit: Duration,
         /// What took so long.
-        doing: &'static str,
+        #[source]
+        late: Late,
     },
 }
 
@@ -138,21 +114,10 @@ enum Step {
     Moved(String),
 }
 
-/// The time a request has, over all its redirects.
-#[derive(Clone, Copy)]
-struct Deadline {
-    at: Instant,
-    limit: Duration,
-}
-
 impl HttpClient {
-    /// A client that finds hosts through `resolver`. Root certificates are read from the system at
-    /// the first `https` request.
-    pub fn new(resolver: Resolver) -> Self {
-        Self {
-            resolver,
-            tls: Arc::default(),
-        }
+    /// A client that connects through `dialer`.
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer }
     }
 
     /// Asks for `url` (`http` or `https`), following up to [`REDIRECTS_MAX`] redirects.
@@ -163,10 +128,7 @@ impl HttpClient {
     /// # Errors
     /// When there is no HTTP answer; any status is an answer.
     pub async fn get(&self, url: &str, limit: Duration) -> Result<Response, HttpError> {
-        let deadline = Deadline {
-            at: Instant::now() + limit,
-            limit,
-        };
+        let deadline = Deadline::after(limit);
         let mut target = Target::parse(url)?;
         for _ in 0..=REDIRECTS_MAX {
             match self.exchange(&target, deadline).await? {
@@ -175,143 +137,49 @@ impl HttpClient {
             }
         }
         Err(HttpError::Redirects {
-            url: url.to_owned(),
+            url: without_credentials(url),
             last: target.to_string(),
         })
     }
 
     async fn exchange(&self, target: &Target, deadline: Deadline) -> Result<Step, HttpError> {
-        let stream = self.connect(target, deadline).await?;
+        let unreached = unreached(target);
+        let address = Address {
+            host: target.host().to_owned(),
+            port: target.port(),
+        };
+        let stream = self
+            .dialer
+            .connect(&address, deadline)
+            .await
+            .map_err(&unreached)?;
         match target.scheme {
             Scheme::Http => ask(stream, target, deadline).await,
             Scheme::Https => {
-                let stream = self.encrypt(stream, target, deadline).await?;
+                let stream = self
+                    .dialer
+                    .encrypt(stream, target.host(), Protocol::Http1, deadline)
+                    .await
+                    .map_err(&unreached)?;
                 ask(stream, target, deadline).await
             }
         }
     }
-
-    /// Tries every address of the host, giving each a fair share of the time that is left.
-    async fn connect(&self, target: &Target, deadline: Deadline) -> Result<TcpStream, HttpError> {
-        let addresses = deadline
-            .within(
-                "resolving its host",
-                target,
-                self.resolver.lookup(target.connect_host()),
-            )
-            .await?
-            .map_err(|cause| HttpError::Resolve {
-                url: target.to_string(),
-                cause,
-            })?;
-        let mut failure = None;
-        for (tried, address) in addresses.iter().enumerate() {
-            let address = SocketAddr::new(*address, target.port());
-            let left = deadline.at.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(cause)) => {
-                    failure = Some(HttpError::Connect {
-                        url: target.to_string(),
-                        address,
-                        cause,
-                    });
-                }
-                Err(_) => failure = Some(deadline.missed("connecting", target)),
-            }
-        }
-        // The resolver never answers with an empty list; should it, nothing was connected in time.
-        Err(failure.unwrap_or_else(|| deadline.missed("resolving its host", target)))
-    }
-
-    async fn encrypt(
-        &self,
-        stream: TcpStream,
-        target: &Target,
-        deadline: Deadline,
-    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, HttpError> {
-        let fail = |reason: String| HttpError::Tls {
-            url: target.to_string(),
-            host: target.connect_host().to_owned(),
-            reason,
-        };
-        let name = ServerName::try_from(target.connect_host().to_owned())
-            .map_err(|error| fail(error.to_string()))?;
-        let config = deadline
-            .within(
-                "reading the system's root certificates",
-                target,
-                self.tls_config(),
-            )
-            .await?
-            .map_err(fail)?;
-        deadline
-            .within(
-                "negotiating TLS",
-                target,
-                TlsConnector::from(config).connect(name, stream),
-            )
-            .await?
-            .map_err(|error| fail(error.to_string()))
-    }
-
-    async fn tls_config(&self) -> Result<Arc<ClientConfig>, String> {
-        let load = || async {
-            let roots = tokio::task::spawn_blocking(system_roots)
-                .await
-                .map_err(|error| format!("reading root certificates failed: {error}"))??;
-            tls_config(roots)
-        };
-        self.tls.get_or_try_init(load).await.cloned()
-    }
 }
 
-impl Deadline {
-    async fn within<T>(
-        self,
-        doing: &'static str,
-        target: &Target,
-        future: impl Future<Output = T>,
-    ) -> Result<T, HttpError> {
-        timeout_at(self.at, future)
-            .await
-            .map_err(|_| self.missed(doing, target))
+/// What became of a connection that was wanted for `target`.
+fn unreached(target: &Target) -> impl Fn(DialError) -> HttpError + use<> {
+    let url = target.to_string();
+    move |error| match error {
+        DialError::Late(late) => HttpError::Late {
+            url: url.clone(),
+            late,
+        },
+        cause => HttpError::Dial {
+            url: url.clone(),
+            cause,
+        },
     }
-
-    fn missed(self, doing: &'static str, target: &Target) -> HttpError {
-        HttpError::Timeout {
-            url: target.to_string(),
-            limit: self.limit,
-            doing,
-        }
-    }
-}
-
-fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let why = found
-            .errors
-            .first()
-            .map_or_else(String::new, |error| format!(": {error}"));
-        return Err(format!(
-            "this system has no root certificates{why}; set SSL_CERT_FILE"
-        ));
-    }
-    Ok(roots)
-}
-
-fn tls_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// Sends the request over a connection of its own and reads as much of the answer as is wanted.
@@ -335,12 +203,9 @@ where
         let _ = connection.await;
     }));
     let response = deadline
-        .within(
-            "waiting for the answer",
-            target,
-            sender.send_request(request),
-        )
-        .await?
+        .within("waiting for the answer", sender.send_request(request))
+        .await
+        .map_err(|late| unreached(target)(late.into()))?
         .map_err(fail)?;
     if let Some(location) = redirect(&response) {
         return Ok(Step::Moved(location));
@@ -400,7 +265,7 @@ async fn body_start(mut body: Incoming, patience: Instant) -> Bytes {
 }
 
 /// An error with its causes: hyper's own text names only the phase.
-fn describe(error: &dyn std::error::Error) -> String {
+pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -96,9 +96,14 @@ pub(super) fn map(container: &Container, hostname: &str, advertise_ip: IpAddr) -
     let check = CheckSpec {
         kind: word(CHECK_KIND),
         args: word(CHECK_ARGS),
+        ..CheckSpec::default()
     };
     Mapped {
-        instance: Some(Instance { service, check }),
+        instance: Some(Instance {
+            service,
+            check,
+            engine_health: None,
+        }),
         complaints,
     }
 }
@@ -252,7 +257,7 @@ mod tests {
         } = mapped(container);
         let mut text = match instance {
             None => "nothing\n".to_owned(),
-            Some(Instance { service, check }) => {
+            Some(Instance { service, check, .. }) => {
                 let mut text =
                     format!("{} {:?} {}\n", service.id, service.name, service.proxy_mode);
                 for port in service.port_list() {
@@ -319,7 +324,7 @@ mod tests {
             ),
             expect![[r#"
                 a1b2c3d4e5f6 "acme/web:1.8.2" ws
-                CheckSpec { kind: Some("HttpGet"), args: Some("http://{{ host }}:{{ tcp 10110 }}/") }
+                CheckSpec { kind: Some("HttpGet"), args: Some("http://{{ host }}:{{ tcp 10110 }}/"), interval: None, timeout: None, rise: None, fall: None }
             "#]],
         );
         check(

@@ -44,6 +44,10 @@ pub(super) struct RawPort {
 pub(super) struct RawCheck {
     pub(super) kind: String,
     pub(super) args: String,
+    pub(super) interval: String,
+    pub(super) timeout: String,
+    pub(super) rise: String,
+    pub(super) fall: String,
 }
 
 /// Reads an object as Go does: unknown keys are ignored, of a repeated key the last counts, `null`
@@ -177,6 +181,10 @@ object!(RawPort, "a port such as {\"Type\": \"tcp\", \"Port\": 5432, \"ServicePo
 object!(RawCheck, "a check such as {\"Type\": \"HttpGet\", \"Args\": \"http://…\"}", {
     "Type" => kind,
     "Args" => args,
+    "Interval" => interval,
+    "Timeout" => timeout,
+    "Rise" => rise,
+    "Fall" => fall,
 });
 
 /// Puts a place, `.Key` or `[index]`, before an error's text, so that nested places make a path:

@@ -30,7 +30,7 @@ fn check_error(text: &str, expect: Expect) {
 
 fn described(instances: &[Instance]) -> String {
     let mut text = String::new();
-    for Instance { service, check } in instances {
+    for Instance { service, check, .. } in instances {
         text += &format!(
             "{} {} {} {:?}",
             service.id, service.hostname, service.name, service.image

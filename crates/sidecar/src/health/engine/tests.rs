@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,8 +16,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    discovery::CheckSpec,
+    discovery::{CheckSpec, EngineHealth},
     health::{external, tests::service},
+    local_view::LocalView,
     net::resolver::Resolver,
 };
 
@@ -26,12 +28,12 @@ const INTERVAL: Duration = Duration::from_secs(3);
 struct Call {
     check: Check,
     at: Instant,
-    reply: oneshot::Sender<Result<(), Failure>>,
+    reply: oneshot::Sender<Result<Answer, Failure>>,
 }
 
 impl Call {
     fn pass(self) {
-        self.reply.send(Ok(())).unwrap();
+        self.reply.send(Ok(Answer::default())).unwrap();
     }
 
     fn fail(self) {
@@ -57,7 +59,7 @@ fn failure() -> Failure {
 struct ByHand(mpsc::UnboundedSender<Call>);
 
 impl Probe for ByHand {
-    async fn run(&self, check: &Check, _limit: Duration) -> Result<(), Failure> {
+    async fn run(&self, check: &Check, _limit: Duration) -> Result<Answer, Failure> {
         let (reply, answer) = oneshot::channel();
         let _ = self.0.send(Call {
             check: check.clone(),
@@ -73,6 +75,7 @@ struct Bench {
     sources: mpsc::Sender<(SourceName, SourceEvent)>,
     updates: mpsc::Receiver<LocalUpdate>,
     calls: mpsc::UnboundedReceiver<Call>,
+    view: Arc<LocalView>,
     shutdown: CancellationToken,
     engine: JoinHandle<()>,
 }
@@ -83,6 +86,7 @@ fn config() -> HealthConfig {
         default_endpoint: "/version".to_owned(),
         interval: INTERVAL,
         timeout: Duration::from_millis(2999),
+        view: Arc::default(),
     }
 }
 
@@ -93,8 +97,10 @@ impl Bench {
         let (to_test, calls) = mpsc::unbounded_channel();
         let shutdown = CancellationToken::new();
         let probe = ByHand(to_test);
+        let config = config();
+        let view = config.view.clone();
         let engine = tokio::spawn(run(
-            config(),
+            config,
             probe,
             from_sources,
             to_writer,
@@ -104,6 +110,7 @@ impl Bench {
             sources,
             updates,
             calls,
+            view,
             shutdown,
             engine,
         }
@@ -155,10 +162,12 @@ fn instance(id: &str, kind: &str, args: &str) -> Instance {
     let check = CheckSpec {
         kind: Some(kind.to_owned()),
         args: Some(args.to_owned()),
+        ..CheckSpec::default()
     };
     Instance {
         service: service(id),
         check,
+        engine_health: None,
     }
 }
 
@@ -373,31 +382,175 @@ async fn an_outcome_of_before_a_change_is_dropped() {
     let (outcomes, _received) = mpsc::channel(16);
     let (updates, _updates) = mpsc::channel(16);
     let (to_test, _calls) = mpsc::unbounded_channel();
-    let config = config();
-    let mut engine = Engine {
-        host: Host {
-            advertise_ip: config.advertise_ip,
-            default_endpoint: String::new(),
-        },
-        config,
-        probe: ByHand(to_test),
-        inventory: Inventory::default(),
-        watched: BTreeMap::new(),
-        generation: 0,
-        outcomes,
-        updates,
-    };
+    let mut engine = Engine::new(config(), ByHand(to_test), outcomes, updates);
     engine.watch(http("a"));
     let outcome = |generation, result| Outcome {
         id: "a".to_owned(),
         generation,
         result,
+        took: Duration::ZERO,
     };
     let old = engine.generation;
     engine.watch(moved("a", 40000));
-    assert_eq!(engine.judge(outcome(old, Ok(()))), None);
+    assert_eq!(engine.judge(outcome(old, Ok(Answer::default()))), None);
     let update = engine.judge(outcome(engine.generation, Err(failure())));
     assert_eq!(print(update.unwrap()), "a Unhealthy checked 40000");
+}
+
+fn spec(interval: &str, rise: &str, fall: &str) -> Instance {
+    let mut instance = http("a");
+    instance.check.interval = Some(interval.to_owned());
+    instance.check.rise = Some(rise.to_owned());
+    instance.check.fall = Some(fall.to_owned());
+    instance
+}
+
+impl Bench {
+    /// Answers the next checks, `+` well and `-` badly.
+    async fn play(&mut self, results: &str) {
+        for result in results.chars() {
+            let call = self.call().await;
+            match result {
+                '+' => call.pass(),
+                _ => call.fail(),
+            }
+        }
+    }
+
+    /// What is shown of the check of `a`.
+    fn shown(&self) -> serde_json::Value {
+        let document: serde_json::Value =
+            serde_json::from_str(&self.view.document().unwrap()).unwrap();
+        document["checks"]["a"].clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_says_how_often_and_how_many() {
+    let mut bench = Bench::new();
+    bench.apply(&spec("1m", "2", "3")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    bench.play("++").await;
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    bench.play("--+---").await;
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    bench.play("+-+").await;
+    let call = bench.call().await;
+    let began = call.at;
+    call.pass();
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    assert_eq!(bench.call().await.at, began + Duration::from_secs(60));
+    let shown = bench.shown();
+    assert_eq!(
+        [&shown["interval_ms"], &shown["rise"], &shown["fall"]],
+        [60_000, 2, 3]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_setting_is_shown_and_the_agents_is_used() {
+    let mut bench = Bench::new();
+    bench.apply(&spec("often", "1", "1")).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    bench.play("+").await;
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    let shown = bench.shown();
+    assert_eq!(shown["interval_ms"], 3000);
+    let notice = shown["notices"][0].as_str().unwrap();
+    assert!(
+        notice.contains("(HealthCheckInterval) \"often\" is not"),
+        "{notice}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_keeps_falling_is_held_back_visibly_and_released() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    for _ in 0..2 {
+        bench.play("-").await;
+        assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+        bench.play("+").await;
+        assert_eq!(bench.update().await, "a Alive checked 32768");
+    }
+    let fallen = bench.call().await;
+    let third_fall = fallen.at;
+    fallen.fail();
+    // Becoming unhealthy is not held back.
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    assert_eq!(Instant::now(), third_fall);
+    bench.play("+").await;
+    // The next check is asked after the result of this one was taken.
+    let call = bench.call().await;
+    let shown = bench.shown();
+    assert_eq!(shown["status"], "Unhealthy");
+    assert_eq!(shown["last"]["healthy"], true);
+    assert_eq!(shown["damped"]["rule"], RULE);
+    assert!(shown["damped"]["until"].is_string());
+    call.pass();
+    let released = loop {
+        tokio::select! {
+            biased;
+            Some(update) = bench.updates.recv() => break print(update),
+            call = bench.calls.recv() => call.unwrap().pass(),
+        }
+    };
+    assert_eq!(released, "a Alive checked 32768");
+    let held = Instant::now() - third_fall;
+    let bounds = Duration::from_secs(35)..Duration::from_secs(48);
+    assert!(bounds.contains(&held), "{held:?}");
+    assert_eq!(bench.shown()["damped"], serde_json::Value::Null);
+    assert_eq!(bench.shown()["status"], "Alive");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_result_is_shown_with_its_evidence() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    let call = bench.call().await;
+    let took = Duration::from_millis(250);
+    tokio::time::advance(took).await;
+    call.fail();
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    tokio::time::advance(Duration::from_millis(100)).await;
+    let shown = bench.shown();
+    let url = "http://127.0.0.1:32768/a";
+    assert_eq!(
+        [&shown["kind"], &shown["args"], &shown["status"]],
+        ["HttpGet", url, "Unhealthy"]
+    );
+    let last = &shown["last"];
+    assert_eq!(last["summary"], "the test says so");
+    assert_eq!([&last["duration_ms"], &last["age_ms"]], [250, 100]);
+    assert_eq!(last["healthy"], false);
+    bench.send(SourceEvent::Delete { id: "a".to_owned() }).await;
+    assert_eq!(bench.update().await, "a gone");
+    assert_eq!(bench.shown(), serde_json::Value::Null);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_engine_says_matters_to_docker_checks_alone() {
+    let mut bench = Bench::new();
+    bench.alive("a").await;
+    let call = bench.call().await;
+    let mut instance = http("a");
+    instance.engine_health = Some(EngineHealth {
+        healthy: Some(false),
+        output: String::new(),
+    });
+    bench.apply(&instance).await;
+    bench.alive("b").await;
+    assert!(!call.reply.is_closed());
+}
+
+/// An instance whose image has a HEALTHCHECK that says this.
+fn docker(healthy: Option<bool>) -> Instance {
+    let mut instance = instance("a", "Docker", "");
+    instance.engine_health = Some(EngineHealth {
+        healthy,
+        output: "it said".to_owned(),
+    });
+    instance
 }
 
 /// The engine as it is used, with checks that really run.
@@ -411,6 +564,7 @@ fn real(interval: Duration) -> Bench {
         timeout: Duration::from_secs(30),
         ..config()
     };
+    let view = config.view.clone();
     let engine = tokio::spawn(crate::health::run(
         config,
         Resolver::default(),
@@ -422,6 +576,7 @@ fn real(interval: Duration) -> Bench {
         sources,
         updates,
         calls,
+        view,
         shutdown,
         engine,
     }
@@ -481,6 +636,49 @@ async fn checks_that_ask_nobody_are_settled_at_once() {
         );
         assert_eq!(bench.update().await, format!("{id} {status} checked 32768"));
     }
+}
+
+#[tokio::test]
+async fn the_engines_own_check_is_followed_by_its_events() {
+    let mut bench = real(INTERVAL);
+    bench.apply(&docker(None)).await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    for (healthy, status, before) in [
+        (true, "Alive", "Unknown unchecked"),
+        (false, "Unhealthy", "Alive checked"),
+        (true, "Alive", "Unhealthy checked"),
+    ] {
+        bench.apply(&docker(Some(healthy))).await;
+        // It is what it was until its new word has been judged.
+        assert_eq!(bench.update().await, format!("a {before} 32768"));
+        assert_eq!(bench.update().await, format!("a {status} checked 32768"));
+        let shown = bench.shown();
+        assert_eq!(shown["last"]["output"], "it said");
+        assert_eq!([&shown["interval_ms"], &shown["in_a_row"]], [0, 1]);
+    }
+    // A restart of the engine's check says nothing yet.
+    bench.apply(&docker(None)).await;
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+}
+
+#[tokio::test]
+async fn connections_decide_where_tcp_is_asked() {
+    let mut bench = real(Duration::from_millis(10));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    bench
+        .apply(&instance("a", "Tcp", &address.to_string()))
+        .await;
+    assert_eq!(bench.update().await, "a Unknown unchecked 32768");
+    assert_eq!(bench.update().await, "a Alive checked 32768");
+    assert_eq!(bench.shown()["last"]["summary"], "takes connections");
+    drop(listener);
+    assert_eq!(bench.update().await, "a Unhealthy checked 32768");
+    let summary = bench.shown()["last"]["summary"].to_string();
+    assert!(
+        summary.contains(&format!("{address}: cannot connect to {address}")),
+        "{summary}"
+    );
 }
 
 #[tokio::test]

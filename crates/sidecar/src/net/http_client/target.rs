@@ -4,9 +4,10 @@
 //! path, credentials), and in one more case: an IPv6 address without brackets, which is what
 //! `http://{{ host }}:{{ tcp 80 }}/` becomes on an IPv6 host.
 
-use std::{fmt, net::Ipv6Addr};
+use std::fmt;
 
 use super::HttpError;
+use crate::net::dial::split_authority;
 
 /// The protocols spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Target {
     /// Reads an absolute URL; blanks around it are ignored.
     pub(super) fn parse(url: &str) -> Result<Self, HttpError> {
         let fail = |reason: String| HttpError::InvalidUrl {
-            url: url.to_owned(),
+            url: without_credentials(url),
             reason,
         };
         let text = url.trim();
@@ -95,13 +96,9 @@ impl Target {
         })
     }
 
-    /// The host to connect to.
-    pub(super) fn connect_host(&self) -> &str {
-        if self.host.is_empty() {
-            "127.0.0.1"
-        } else {
-            &self.host
-        }
+    /// The host to connect to; empty means this machine.
+    pub(super) fn host(&self) -> &str {
+        &self.host
     }
 
     /// The port to connect to.
@@ -145,49 +142,16 @@ impl Scheme {
     }
 }
 
-fn split_authority(authority: &str) -> Result<(String, Option<u16>), String> {
-    if authority.is_empty() {
-        return Err("it has no host and no port".to_owned());
-    }
-    let (host, port) = if let Some(bracketed) = authority.strip_prefix('[') {
-        let (host, rest) = bracketed
-            .split_once(']')
-            .ok_or("the bracket before its host is not closed")?;
-        host.parse::<Ipv6Addr>()
-            .map_err(|_| format!("{host:?} is not an IPv6 address"))?;
-        let port = rest
-            .strip_prefix(':')
-            .or_else(|| rest.is_empty().then_some(""));
-        (
-            host,
-            port.ok_or_else(|| format!("{rest:?} after its host is not a port"))?,
-        )
-    } else {
-        // Without brackets the last group of an IPv6 address looks like a port; it is one where the
-        // rest is an address too.
-        let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
-        match authority.rsplit_once(':') {
-            Some((host, _)) if is_address(authority) && !is_address(host) => (authority, ""),
-            Some(split) => split,
-            None => (authority, ""),
-        }
+/// A URL for people: what stands before an `@` in its authority is left out.
+pub fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
     };
-    let good = |char: char| char.is_ascii_alphanumeric() || "-_.~".contains(char);
-    if !host.chars().all(good) && host.parse::<Ipv6Addr>().is_err() {
-        return Err(format!("{host:?} is not a host name or an address"));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}{path}"),
+        None => url.to_owned(),
     }
-    let port = match port {
-        "" => None,
-        digits => Some(
-            digits
-                .parse()
-                .map_err(|_| format!("{digits:?} is not a port number"))?,
-        ),
-    };
-    if host.is_empty() && port.is_none() {
-        return Err("it has no host and no port".to_owned());
-    }
-    Ok((host.to_owned(), port))
 }
 
 /// Whether a reference is an absolute URL: a scheme before any path.
@@ -301,7 +265,7 @@ mod tests {
             ("HTTPS://web/", "web", 443, "web", "/"),
             ("http://web:/x", "web", 80, "web:", "/x"),
             ("http://web?x=1#part", "web", 80, "web", "/?x=1"),
-            ("http://:9090/x", "127.0.0.1", 9090, ":9090", "/x"),
+            ("http://:9090/x", "", 9090, ":9090", "/x"),
             ("http://[::1]:81/", "::1", 81, "[::1]:81", "/"),
             ("http://[::1]/", "::1", 80, "[::1]", "/"),
             (
@@ -331,7 +295,7 @@ mod tests {
             let target = parse(url);
             assert_eq!(
                 (
-                    target.connect_host(),
+                    target.host(),
                     target.port(),
                     &*target.authority,
                     &*target.path
@@ -339,6 +303,19 @@ mod tests {
                 (host, port, authority, path),
                 "{url}"
             );
+        }
+    }
+
+    #[test]
+    fn no_message_repeats_a_password() {
+        for url in [
+            "http://me:secret@web:x/",
+            "https://me:secret@web/a b",
+            "ftp://me:secret@web/",
+        ] {
+            let text =
+                Target::parse(url).map_or_else(|error| error.to_string(), |it| it.to_string());
+            assert!(!text.contains("secret") && text.contains("web"), "{text}");
         }
     }
 

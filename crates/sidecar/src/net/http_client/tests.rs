@@ -1,20 +1,16 @@
 //! The client against servers that answer well, badly, late, for ever and not at all. Each server
 //! here is a listener on an ephemeral port of the loopback interface, with a script per connection.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     sync::mpsc,
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::net::{dial, resolver::Resolver};
 
 /// Far more than any answer here takes; only a failing test waits for it.
 const AMPLE: Duration = Duration::from_secs(30);
@@ -48,7 +44,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 fn client() -> HttpClient {
-    HttpClient::new(Resolver::default())
+    HttpClient::new(Dialer::new(Resolver::default()))
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
@@ -210,9 +206,11 @@ async fn a_silent_server_is_given_up_in_time() {
     assert!(
         matches!(
             error,
-            HttpError::Timeout {
-                doing: "waiting for the answer",
-                limit: AMPLE,
+            HttpError::Late {
+                late: Late {
+                    doing: "waiting for the answer",
+                    limit: AMPLE,
+                },
                 ..
             }
         ),
@@ -292,36 +290,18 @@ async fn an_unknown_host_is_an_error_that_names_it() {
     );
 }
 
-/// A client that trusts only the root in `tests/vectors/tls`.
 fn trusting_client() -> HttpClient {
-    let root = include_bytes!("../../../tests/vectors/tls/root.der");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(&root[..])).unwrap();
-    let tls = OnceCell::new_with(Some(tls_config(roots).unwrap()));
-    HttpClient {
-        resolver: Resolver::default(),
-        tls: Arc::new(tls),
-    }
+    HttpClient::new(dial::tests::trusting())
 }
 
 /// Answers one TLS connection with 200, under a certificate for 127.0.0.1.
 async fn serve_tls() -> SocketAddr {
-    let certificate = include_bytes!("../../../tests/vectors/tls/localhost.der");
-    let key = include_bytes!("../../../tests/vectors/tls/localhost.key.der");
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from(&certificate[..])],
-            PrivateKeyDer::try_from(&key[..]).unwrap(),
-        )
-        .unwrap();
+    let acceptor = dial::tests::acceptor(b"http/1.1");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+        if let Ok(mut stream) = acceptor.accept(stream).await {
             read_head(&mut stream).await;
             let _ = stream.write_all(&answer("200 OK", "", "")).await;
         }
@@ -341,7 +321,7 @@ async fn https_is_spoken_and_certificates_are_verified() {
     let url = format!("https://localhost:{}/", serve_tls().await.port());
     let error = trusting_client().get(&url, AMPLE).await.unwrap_err();
     assert!(
-        matches!(&error, HttpError::Tls { host, .. } if host == "localhost"),
+        matches!(&error, HttpError::Dial { cause: DialError::Tls { host, .. }, .. } if host == "localhost"),
         "{error}"
     );
 
@@ -359,5 +339,14 @@ async fn https_is_spoken_and_certificates_are_verified() {
     };
     let (outcome, _stream) = tokio::join!(client.get(&url, AMPLE), plain);
     let error = outcome.unwrap_err();
-    assert!(matches!(error, HttpError::Tls { .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            HttpError::Dial {
+                cause: DialError::Tls { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
