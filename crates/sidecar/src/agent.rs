@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::Bytes;
 use catalog::{Snapshot, json};
 use memberlist::Member;
@@ -39,6 +39,7 @@ use crate::{
     },
     proxy::builtin::{self, PlaneStatus},
     routes::Routes,
+    signals::{Signals, Stop},
 };
 
 /// Time between checks of one instance, and the most one may take, as in the original.
@@ -59,6 +60,8 @@ struct Agent {
     advertise: IpAddr,
     resolver: Resolver,
     view: Arc<LocalView>,
+    /// Counts requests to read files again.
+    reload: watch::Sender<u64>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -108,11 +111,11 @@ impl memberlist::Delegate for Replicated {
     }
 }
 
-/// Runs the agent until a signal ends it.
+/// Runs the agent until one of `signals` ends it.
 ///
 /// # Errors
 /// When it cannot start: no usable address, or the gossip port is taken.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, mut signals: Signals) -> anyhow::Result<()> {
     for line in config.lines() {
         info!("{line}");
     }
@@ -126,16 +129,33 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         advertise,
         resolver: Resolver::default(),
         view: Arc::default(),
+        reload: watch::channel(0).0,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
     };
-    let (gossip, commands) = agent.start().await?;
-    wait_for_signal().await?;
-    info!("leaving the cluster; a second signal ends the process at once");
+    let reload = agent.reload.clone();
+    let (gossip, commands) = tokio::select! {
+        started = agent.start() => started?,
+        _ = signals.stop(&reload) => {
+            agent.end_tasks().await;
+            info!("stopped while starting");
+            return Ok(());
+        }
+    };
+    let stop = match signals.stop(&reload).await {
+        Stop::Leave if agent.config.leave_on_stop => Stop::Leave,
+        _ => Stop::Restart,
+    };
+    match stop {
+        Stop::Leave => info!("leaving the cluster; a second signal ends the process at once"),
+        Stop::Restart => info!(
+            "stopping without a goodbye, to be started again: other hosts keep this host's services \
+             until they think it dead; a second signal ends the process at once"
+        ),
+    }
     tokio::select! {
-        () = agent.stop(gossip, commands) => Ok(()),
-        signal = wait_for_signal() => {
-            signal?;
+        () = agent.stop(stop, gossip, commands) => Ok(()),
+        _ = signals.stop(&reload) => {
             warn!("ended at once by a second signal");
             std::process::exit(1)
         }
@@ -272,6 +292,7 @@ impl Agent {
             hostname: self.config.node_name.clone(),
             advertise_ip: self.advertise,
             view: self.view.clone(),
+            reload: self.reload.subscribe(),
         };
         let automatic = self.config.discovery == Discovery::Automatic;
         self.tasks.spawn(discovery::run(
@@ -401,15 +422,24 @@ impl Agent {
         ));
     }
 
-    /// Says goodbye first, while everything still works, then stops everything.
-    async fn stop(self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
-        let (done, said) = oneshot::channel();
-        if commands.send(Command::Farewell(done)).await.is_ok()
-            && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
-        {
-            warn!("own services could not be declared gone in time");
+    /// Says goodbye first where one is due, while everything still works, then stops everything.
+    /// Without one gossip stays up to the last: others begin to miss this host when it is gone.
+    async fn stop(self, how: Stop, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
+        if how == Stop::Leave {
+            let (done, said) = oneshot::channel();
+            if commands.send(Command::Farewell(done)).await.is_ok()
+                && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
+            {
+                warn!("own services could not be declared gone in time");
+            }
+            gossip.leave(LEAVE_TIMEOUT).await;
         }
-        gossip.leave(LEAVE_TIMEOUT).await;
+        self.end_tasks().await;
+        gossip.shutdown().await;
+        info!("stopped");
+    }
+
+    async fn end_tasks(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
@@ -418,8 +448,6 @@ impl Agent {
         {
             warn!("some connections were still open at the end of the drain time");
         }
-        gossip.shutdown().await;
-        info!("stopped");
     }
 }
 
@@ -468,18 +496,6 @@ async fn bind_http(
             () = tokio::time::sleep(HTTP_RETRY) => {}
         }
     }
-}
-
-/// Waits for the next SIGTERM or SIGINT.
-async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => info!("got SIGTERM"),
-        _ = interrupt.recv() => info!("got SIGINT"),
-    }
-    Ok(())
 }
 
 /// Every proxied connection takes two descriptors; the usual soft limit of 1,024 is for programs

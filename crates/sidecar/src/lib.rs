@@ -22,5 +22,6 @@ pub mod net;
 pub mod proxy;
 pub mod routes;
 pub mod sample_service;
+pub mod signals;
 pub mod simulate;
 pub mod throttle;

@@ -6,7 +6,9 @@ use clap::Parser as _;
 use sidecar::{
     agent,
     cli::{Cli, Command},
-    demo, keygen, logging, sample_service, simulate,
+    demo, keygen, logging, sample_service,
+    signals::Signals,
+    simulate,
 };
 
 /// Exit code of every fatal error, as in the original.
@@ -41,12 +43,13 @@ fn main() -> ExitCode {
 }
 
 fn run_agent(cli: &Cli) -> anyhow::Result<()> {
-    let config = resolve(cli)?;
-    logging::start(config.log_level, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(agent::run(config));
+    let signals = runtime.block_on(async { Signals::listen() })?;
+    let config = resolve(cli)?;
+    logging::start(config.log_level, config.log_format);
+    let outcome = runtime.block_on(agent::run(config, signals));
     // Anything that still blocks must not hold up the exit.
     runtime.shutdown_background();
     outcome
