@@ -37,6 +37,7 @@ use crate::{
         bind_address::{self, BindAddress},
         resolver::Resolver,
     },
+    opening::{self, Progress},
     proxy::builtin::{self, PlaneStatus},
     routes::Routes,
     signals::{Signals, Stop},
@@ -196,7 +197,7 @@ impl Agent {
 
         let (commands, command_inputs) = mpsc::channel(16);
         let (drain, drain_inputs) = mpsc::channel(64);
-        let (awaited, awaited_parts) = watch::channel(vec!["start"]);
+        let (progress, progress_seen) = watch::channel(Progress::none());
         let counters = Arc::new(Counters::default());
         let replica = Replica::new(
             &config.node_name,
@@ -205,7 +206,7 @@ impl Agent {
             registry::now(),
         );
         let core = Core::new(replica, counters.clone(), rand::random());
-        let registry = Registry::new(core, gossip.clone(), awake, snapshots, awaited);
+        let registry = Registry::new(core, gossip.clone(), awake, snapshots, progress);
         let inputs = Inputs {
             local,
             gossip: gossip_events,
@@ -215,7 +216,8 @@ impl Agent {
         // Not tracked: it ends when the last sender of commands is gone, after the goodbye.
         tokio::spawn(registry.run(inputs));
 
-        let routes = self.start_routes(snapshot.clone());
+        let (open, ready) = self.start_opening(progress_seen);
+        let routes = self.start_routes(snapshot.clone(), open);
         let plane = self.start_proxy(routes.clone()).await;
         let metrics = Metrics {
             snapshot: snapshot.clone(),
@@ -230,7 +232,7 @@ impl Agent {
             local: self.view.clone(),
             drain,
             metrics: Arc::new(move || metrics.render()),
-            ready: awaited_parts,
+            ready,
         });
         self.start_join(gossip.clone(), commands.clone());
         Ok((gossip, commands))
@@ -327,21 +329,41 @@ impl Agent {
         ));
     }
 
-    /// Computes routes once per change, for all data planes.
+    /// Decides when routing begins, and what `/ready` says.
+    fn start_opening(
+        &self,
+        progress: watch::Receiver<Progress>,
+    ) -> (CancellationToken, watch::Receiver<Vec<&'static str>>) {
+        let (ready, ready_seen) = watch::channel(Progress::none().awaited);
+        let open = CancellationToken::new();
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(opening::run(progress, ready, open.clone(), shutdown));
+        (open, ready_seen)
+    }
+
+    /// Computes routes once per change, for all data planes, from the time on when `open` is cancelled.
     fn start_routes(
         &self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        open: CancellationToken,
     ) -> watch::Receiver<Arc<Routes>> {
         let (routes, receiver) = watch::channel(Arc::new(Routes::default()));
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = open.cancelled() => {}
+            }
             let mut reporter = crate::routes::report::Reporter::default();
+            // The first routes are news even if there are none: who has waited for them is told.
+            let mut is_first = true;
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
                 let newest = Arc::new(Routes::of(&snapshot));
                 reporter.report(&newest);
                 routes.send_if_modified(|current| {
-                    let differs = **current != *newest;
+                    let differs = std::mem::take(&mut is_first) || **current != *newest;
                     if differs {
                         *current = newest.clone();
                     }
@@ -408,6 +430,17 @@ impl Agent {
 
     fn start_join(&self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
         let own = SocketAddr::new(self.advertise, self.config.gossip_bind.port());
+        let enough = (commands.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let (commands, shutdown) = enough;
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(opening::JOIN_WITHIN) => {
+                    // It is told once more when it is over, which changes nothing then.
+                    let _ = commands.send(Command::Joined).await;
+                }
+            }
+        });
         let joined = async move || {
             // Fails only when the registry is gone, which ends the agent anyway.
             let _ = commands.send(Command::Joined).await;

@@ -19,6 +19,7 @@ pub mod local_view;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod opening;
 pub mod proxy;
 pub mod routes;
 pub mod sample_service;
