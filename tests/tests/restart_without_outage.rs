@@ -29,21 +29,24 @@ const AWAY: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(15);
 
 fn targets(host: &str) -> Vec<Value> {
-    let target = |name: String, service_port: u16| {
+    let http = json!({ "Type": "HttpGet", "Args": "http://127.0.0.1:8300/health" });
+    // Slower than a join, as checks may be.
+    let slow = json!({ "Type": "External", "Args": "sleep 0.3" });
+    let target = |name: String, service_port: u16, check: &Value| {
         json!({
             "Service": {
                 "Name": name,
                 "Ports": [{ "Type": "tcp", "Port": 8300, "ServicePort": service_port }],
             },
-            "Check": { "Type": "HttpGet", "Args": "http://127.0.0.1:8300/health" },
+            "Check": check,
         })
     };
     let number = NAMES.iter().position(|name| *name == host);
     let number = number.expect("one of them");
     let own = SHARED + 1 + u16::try_from(number).expect("three fit");
     vec![
-        target("shared".to_owned(), SHARED),
-        target(format!("only-{host}"), own),
+        target("shared".to_owned(), SHARED, &http),
+        target(format!("only-{host}"), own, &slow),
     ]
 }
 
@@ -100,8 +103,7 @@ impl Cluster {
         })
     }
 
-    /// Ends an agent, starts it again when `away` returns, and waits until everything is as it was.
-    fn restart(&mut self, number: usize, end: End, away: impl FnOnce()) {
+    fn end(&mut self, number: usize, end: End) {
         let agent = &mut self.agents[number];
         match end {
             End::Kill => agent.kill(),
@@ -111,7 +113,10 @@ impl Cluster {
                 assert_eq!(exit, Exit::Code(0));
             }
         }
-        away();
+    }
+
+    /// Starts an agent again and waits until everything is as it was.
+    fn start_again(&mut self, number: usize) {
         self.agents[number].restart();
         eventually("it is as it was", SETTLED, || self.whole());
     }
@@ -217,12 +222,12 @@ fn a_restart_of_the_agent_does_not_drop_healthy_services_from_any_proxy() {
             (1, End::Kill),
             (2, End::Kill),
         ] {
-            cluster.restart(number, end, || {
-                throughout("its services are routed while it is away", AWAY, || {
-                    alpha.expect_route(BETAS, &Route::Answer("beta".to_owned()))?;
-                    alpha.expect_route(GAMMAS, &Route::Answer("gamma".to_owned()))
-                });
+            cluster.end(number, end);
+            throughout("its services are routed while it is away", AWAY, || {
+                alpha.expect_route(BETAS, &Route::Answer("beta".to_owned()))?;
+                alpha.expect_route(GAMMAS, &Route::Answer("gamma".to_owned()))
             });
+            cluster.start_again(number);
         }
     });
     assert!(requests > 1000, "only {requests} requests");
@@ -244,19 +249,9 @@ fn a_restarted_host_routes_nothing_until_it_routes_everything() {
         // After a goodbye its own services are nobody's before their first checks.
         End::Signal(Signal::TERM),
     ] {
-        let seen = tables_seen(&beta, || cluster.restart(1, end, || ()));
-        // While it leaves it still shows a table, without its own services.
-        let poorer: Vec<_> = seen.iter().filter(|table| **table != complete()).collect();
-        let left: BTreeSet<_> = complete();
-        let left: BTreeSet<_> = left
-            .into_iter()
-            .filter(|(_, host)| host != "beta")
-            .collect();
-        let farewell = end == End::Signal(Signal::TERM);
-        assert!(
-            poorer.iter().all(|table| farewell && **table == left),
-            "after {end:?}: {poorer:?}"
-        );
+        cluster.end(1, end);
+        let seen = tables_seen(&beta, || cluster.start_again(1));
+        assert_eq!(seen, BTreeSet::from([complete()]), "after {end:?}");
     }
 }
 
@@ -266,7 +261,8 @@ fn a_goodbye_and_a_return_fail_no_request_that_others_can_answer() {
     let mut cluster = Cluster::start(&lab);
     let alpha = lab.host(0).clone();
     let requests = under_load(&alpha, &[SHARED], || {
-        cluster.restart(1, End::Signal(Signal::TERM), || ());
+        cluster.end(1, End::Signal(Signal::TERM));
+        cluster.start_again(1);
     });
     assert!(requests > 100, "only {requests} requests");
 }
