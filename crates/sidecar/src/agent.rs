@@ -312,13 +312,7 @@ impl Agent {
         found: mpsc::Receiver<(SourceName, discovery::SourceEvent)>,
         updates: mpsc::Sender<health::LocalUpdate>,
     ) {
-        let config = HealthConfig {
-            advertise_ip: self.advertise,
-            default_endpoint: self.config.default_check_endpoint.clone(),
-            interval: CHECK_INTERVAL,
-            timeout: CHECK_TIMEOUT,
-            view: self.view.clone(),
-        };
+        let config = health_config(&self.config, self.advertise, self.view.clone());
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(health::run(
             config,
@@ -484,8 +478,23 @@ impl Agent {
     }
 }
 
+/// How instances of this host are checked.
+pub(crate) fn health_config(
+    config: &Config,
+    advertise_ip: IpAddr,
+    view: Arc<LocalView>,
+) -> HealthConfig {
+    HealthConfig {
+        advertise_ip,
+        default_endpoint: config.default_check_endpoint.clone(),
+        interval: CHECK_INTERVAL,
+        timeout: CHECK_TIMEOUT,
+        view,
+    }
+}
+
 /// The address peers reach this host at.
-async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
+pub(crate) async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
     if let Some(ip) = config.advertise_ip {
         return Ok(ip);
     }

@@ -25,4 +25,5 @@ pub mod routes;
 pub mod sample_service;
 pub mod signals;
 pub mod simulate;
+pub mod static_check;
 pub mod throttle;
