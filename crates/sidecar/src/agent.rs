@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::Bytes;
 use catalog::{Snapshot, json};
 use memberlist::Member;
@@ -37,8 +37,10 @@ use crate::{
         bind_address::{self, BindAddress},
         resolver::Resolver,
     },
+    opening::{self, Progress},
     proxy::builtin::{self, PlaneStatus},
     routes::Routes,
+    signals::{Signals, Stop},
 };
 
 /// Time between checks of one instance, and the most one may take, as in the original.
@@ -59,6 +61,8 @@ struct Agent {
     advertise: IpAddr,
     resolver: Resolver,
     view: Arc<LocalView>,
+    /// Counts requests to read files again.
+    reload: watch::Sender<u64>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -110,11 +114,11 @@ impl memberlist::Delegate for Replicated {
     }
 }
 
-/// Runs the agent until a signal ends it.
+/// Runs the agent until one of `signals` ends it.
 ///
 /// # Errors
 /// When it cannot start: no usable address, or the gossip port is taken.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, mut signals: Signals) -> anyhow::Result<()> {
     for line in config.lines() {
         info!("{line}");
     }
@@ -128,16 +132,33 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         advertise,
         resolver: Resolver::default(),
         view: Arc::default(),
+        reload: watch::channel(0).0,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
     };
-    let (gossip, commands) = agent.start().await?;
-    wait_for_signal().await?;
-    info!("leaving the cluster; a second signal ends the process at once");
+    let reload = agent.reload.clone();
+    let (gossip, commands) = tokio::select! {
+        started = agent.start() => started?,
+        _ = signals.stop(&reload) => {
+            agent.end_tasks().await;
+            info!("stopped while starting");
+            return Ok(());
+        }
+    };
+    let stop = match signals.stop(&reload).await {
+        Stop::Leave if agent.config.leave_on_stop => Stop::Leave,
+        _ => Stop::Restart,
+    };
+    match stop {
+        Stop::Leave => info!("leaving the cluster; a second signal ends the process at once"),
+        Stop::Restart => info!(
+            "stopping without a goodbye, to be started again: other hosts keep this host's services \
+             until they think it dead; a second signal ends the process at once"
+        ),
+    }
     tokio::select! {
-        () = agent.stop(gossip, commands) => Ok(()),
-        signal = wait_for_signal() => {
-            signal?;
+        () = agent.stop(stop, gossip, commands) => Ok(()),
+        _ = signals.stop(&reload) => {
             warn!("ended at once by a second signal");
             std::process::exit(1)
         }
@@ -178,7 +199,7 @@ impl Agent {
 
         let (commands, command_inputs) = mpsc::channel(16);
         let (drain, drain_inputs) = mpsc::channel(64);
-        let (awaited, awaited_parts) = watch::channel(vec!["start"]);
+        let (progress, progress_seen) = watch::channel(Progress::none());
         let counters = Arc::new(Counters::default());
         let replica = Replica::new(
             &config.node_name,
@@ -187,7 +208,7 @@ impl Agent {
             registry::now(),
         );
         let core = Core::new(replica, counters.clone(), rand::random());
-        let registry = Registry::new(core, gossip.clone(), awake, snapshots, awaited);
+        let registry = Registry::new(core, gossip.clone(), awake, snapshots, progress);
         let inputs = Inputs {
             local,
             gossip: gossip_events,
@@ -197,7 +218,8 @@ impl Agent {
         // Not tracked: it ends when the last sender of commands is gone, after the goodbye.
         tokio::spawn(registry.run(inputs));
 
-        let routes = self.start_routes(snapshot.clone());
+        let (open, ready) = self.start_opening(progress_seen);
+        let routes = self.start_routes(snapshot.clone(), open);
         let plane = self.start_proxy(routes.clone()).await;
         let metrics = Metrics {
             snapshot: snapshot.clone(),
@@ -212,7 +234,7 @@ impl Agent {
             local: self.view.clone(),
             drain,
             metrics: Arc::new(move || metrics.render()),
-            ready: awaited_parts,
+            ready,
         });
         self.start_join(gossip.clone(), commands.clone());
         Ok((gossip, commands))
@@ -274,6 +296,7 @@ impl Agent {
             hostname: self.config.node_name.clone(),
             advertise_ip: self.advertise,
             view: self.view.clone(),
+            reload: self.reload.subscribe(),
         };
         let automatic = self.config.discovery == Discovery::Automatic;
         self.tasks.spawn(discovery::run(
@@ -291,13 +314,7 @@ impl Agent {
         found: mpsc::Receiver<(SourceName, discovery::SourceEvent)>,
         updates: mpsc::Sender<health::LocalUpdate>,
     ) {
-        let config = HealthConfig {
-            advertise_ip: self.advertise,
-            default_endpoint: self.config.default_check_endpoint.clone(),
-            interval: CHECK_INTERVAL,
-            timeout: CHECK_TIMEOUT,
-            view: self.view.clone(),
-        };
+        let config = health_config(&self.config, self.advertise, self.view.clone());
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(health::run(
             config,
@@ -308,21 +325,41 @@ impl Agent {
         ));
     }
 
-    /// Computes routes once per change, for all data planes.
+    /// Decides when routing begins, and what `/ready` says.
+    fn start_opening(
+        &self,
+        progress: watch::Receiver<Progress>,
+    ) -> (CancellationToken, watch::Receiver<Vec<&'static str>>) {
+        let (ready, ready_seen) = watch::channel(Progress::none().awaited);
+        let open = CancellationToken::new();
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(opening::run(progress, ready, open.clone(), shutdown));
+        (open, ready_seen)
+    }
+
+    /// Computes routes once per change, for all data planes, from the time on when `open` is cancelled.
     fn start_routes(
         &self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        open: CancellationToken,
     ) -> watch::Receiver<Arc<Routes>> {
         let (routes, receiver) = watch::channel(Arc::new(Routes::default()));
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = open.cancelled() => {}
+            }
             let mut reporter = crate::routes::report::Reporter::default();
+            // The first routes are news even if there are none: who has waited for them is told.
+            let mut is_first = true;
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
                 let newest = Arc::new(Routes::of(&snapshot));
                 reporter.report(&newest);
                 routes.send_if_modified(|current| {
-                    let differs = **current != *newest;
+                    let differs = std::mem::take(&mut is_first) || **current != *newest;
                     if differs {
                         *current = newest.clone();
                     }
@@ -389,6 +426,17 @@ impl Agent {
 
     fn start_join(&self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
         let own = SocketAddr::new(self.advertise, self.config.gossip_bind.port());
+        let enough = (commands.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let (commands, shutdown) = enough;
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(opening::JOIN_WITHIN) => {
+                    // It is told once more when it is over, which changes nothing then.
+                    let _ = commands.send(Command::Joined).await;
+                }
+            }
+        });
         let joined = async move || {
             // Fails only when the registry is gone, which ends the agent anyway.
             let _ = commands.send(Command::Joined).await;
@@ -403,15 +451,24 @@ impl Agent {
         ));
     }
 
-    /// Says goodbye first, while everything still works, then stops everything.
-    async fn stop(self, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
-        let (done, said) = oneshot::channel();
-        if commands.send(Command::Farewell(done)).await.is_ok()
-            && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
-        {
-            warn!("own services could not be declared gone in time");
+    /// Says goodbye first where one is due, while everything still works, then stops everything.
+    /// Without one gossip stays up to the last: others begin to miss this host when it is gone.
+    async fn stop(self, how: Stop, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
+        if how == Stop::Leave {
+            let (done, said) = oneshot::channel();
+            if commands.send(Command::Farewell(done)).await.is_ok()
+                && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
+            {
+                warn!("own services could not be declared gone in time");
+            }
+            gossip.leave(LEAVE_TIMEOUT).await;
         }
-        gossip.leave(LEAVE_TIMEOUT).await;
+        self.end_tasks().await;
+        gossip.shutdown().await;
+        info!("stopped");
+    }
+
+    async fn end_tasks(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
@@ -420,13 +477,26 @@ impl Agent {
         {
             warn!("some connections were still open at the end of the drain time");
         }
-        gossip.shutdown().await;
-        info!("stopped");
+    }
+}
+
+/// How instances of this host are checked.
+pub(crate) fn health_config(
+    config: &Config,
+    advertise_ip: IpAddr,
+    view: Arc<LocalView>,
+) -> HealthConfig {
+    HealthConfig {
+        advertise_ip,
+        default_endpoint: config.default_check_endpoint.clone(),
+        interval: CHECK_INTERVAL,
+        timeout: CHECK_TIMEOUT,
+        view,
     }
 }
 
 /// The address peers reach this host at.
-async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
+pub(crate) async fn advertise_address(config: &Config) -> anyhow::Result<IpAddr> {
     if let Some(ip) = config.advertise_ip {
         return Ok(ip);
     }
@@ -470,18 +540,6 @@ async fn bind_http(
             () = tokio::time::sleep(HTTP_RETRY) => {}
         }
     }
-}
-
-/// Waits for the next SIGTERM or SIGINT.
-async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => info!("got SIGTERM"),
-        _ = interrupt.recv() => info!("got SIGINT"),
-    }
-    Ok(())
 }
 
 /// Every proxied connection takes two descriptors; the usual soft limit of 1,024 is for programs

@@ -1,6 +1,6 @@
 //! The command line: the original's flags, and subcommands.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -32,6 +32,12 @@ pub enum Command {
         #[arg(long, default_value_t = 32, value_parser = parse_key_bytes)]
         bytes: usize,
     },
+    /// Look at static files without an agent.
+    Static {
+        /// What to do with one.
+        #[command(subcommand)]
+        action: StaticAction,
+    },
     /// Run three agents and a few sample services on this machine and show what happens.
     Demo,
     /// Run the shipped protocol and catalog code on many hosts in virtual time, and tell how fast
@@ -46,6 +52,22 @@ pub enum Command {
         /// What `GET /` answers.
         #[arg(long)]
         name: String,
+    },
+}
+
+/// What can be done with a static file.
+#[derive(Debug, Subcommand)]
+pub enum StaticAction {
+    /// Show what an agent here would announce and route, or the line and column of the first problem.
+    ///
+    /// The file is read, and routes are decided, by the agent's own code under this environment. Exits
+    /// with 1 when the file is not usable.
+    Check {
+        /// The file; that of the configuration (STATIC_CONFIG_FILE) when left out.
+        file: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 

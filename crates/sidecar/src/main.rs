@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sidecar::{
     agent,
-    cli::{Cli, Command},
-    demo, keygen, logging, sample_service, simulate,
+    cli::{Cli, Command, StaticAction},
+    demo, keygen, logging, sample_service,
+    signals::Signals,
+    simulate, static_check,
 };
 
 /// Exit code of every fatal error, as in the original.
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         None => run_agent(&cli),
         Some(Command::Config) => print_config(&cli),
         Some(Command::Keygen { bytes }) => print_key(*bytes),
+        Some(Command::Static { action }) => check_static_file(&cli, action),
         Some(Command::Demo) => run(demo::run()),
         Some(Command::Simulate(options)) => simulate::run(options),
         Some(Command::SampleService { listen, name }) => {
@@ -41,12 +44,13 @@ fn main() -> ExitCode {
 }
 
 fn run_agent(cli: &Cli) -> anyhow::Result<()> {
-    let config = resolve(cli)?;
-    logging::start(config.log_level, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(agent::run(config));
+    let signals = runtime.block_on(async { Signals::listen() })?;
+    let config = resolve(cli)?;
+    logging::start(config.log_level, config.log_format);
+    let outcome = runtime.block_on(agent::run(config, signals));
     // Anything that still blocks must not hold up the exit.
     runtime.shutdown_background();
     outcome
@@ -79,6 +83,25 @@ fn print_config(cli: &Cli) -> anyhow::Result<()> {
         println!("warning: {warning}");
     }
     Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
+fn check_static_file(cli: &Cli, action: &StaticAction) -> anyhow::Result<()> {
+    let StaticAction::Check { file, json } = action;
+    let config = resolve(cli)?;
+    let file = file.clone().unwrap_or_else(|| config.static_file.clone());
+    run(async {
+        let outcome = static_check::check(&config, file).await?;
+        if *json {
+            println!("{}", static_check::json(&outcome)?);
+        } else if let Ok(preview) = &outcome {
+            print!("{preview}");
+        }
+        outcome.map(drop).map_err(anyhow::Error::new)
+    })
 }
 
 #[expect(

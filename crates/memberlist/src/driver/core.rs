@@ -219,7 +219,12 @@ impl Core {
                 join,
                 reply,
             } => {
-                drop(reply.send(self.node.merge(now, remote, join)));
+                let merged = self.node.merge(now, remote, join);
+                // Who waits for the answer finds what it brought in the queue of events.
+                while let Some(event) = self.node.poll_event() {
+                    self.hand_over(event);
+                }
+                drop(reply.send(merged));
             }
             Command::ExchangeResult { to, merged } => self.node.handle_exchange_result(to, merged),
             Command::TcpAck { seq_no } => self.node.handle_tcp_ack(seq_no),

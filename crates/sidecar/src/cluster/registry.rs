@@ -17,6 +17,7 @@ use super::{
 use crate::{
     health::LocalUpdate,
     http::{DrainOutcome, DrainRequest},
+    opening::Progress,
 };
 
 /// Inputs applied before one snapshot is published for all of them.
@@ -25,7 +26,7 @@ const BATCH_MAX: usize = 1024;
 /// What the agent tells the writer.
 #[derive(Debug)]
 pub enum Command {
-    /// The first join was tried.
+    /// The first join was tried, or has taken too long.
     Joined,
     /// Declare own services gone and confirm.
     Farewell(oneshot::Sender<()>),
@@ -61,25 +62,25 @@ pub struct Registry {
     gossip: memberlist::Handle,
     awake: Arc<Awake>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    awaited: watch::Sender<Vec<&'static str>>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Registry {
     /// A writer for `core` that sends through `gossip`, tells `awake` that it lives, and publishes to
-    /// the two channels: what readers see, and which parts of the start are still awaited.
+    /// the two channels: what readers see, and how far the start has come.
     pub fn new(
         core: Core,
         gossip: memberlist::Handle,
         awake: Arc<Awake>,
         snapshots: watch::Sender<Arc<Snapshot>>,
-        awaited: watch::Sender<Vec<&'static str>>,
+        progress: watch::Sender<Progress>,
     ) -> Self {
         Self {
             core,
             gossip,
             awake,
             snapshots,
-            awaited,
+            progress,
         }
     }
 
@@ -87,15 +88,28 @@ impl Registry {
     pub async fn run(mut self, mut inputs: Inputs) {
         self.publish();
         while let Some(input) = inputs.next(self.core.next_deadline()).await {
-            self.handle(input);
+            self.take(input, &mut inputs);
             for _ in 1..BATCH_MAX {
                 let Some(input) = inputs.try_next() else {
                     break;
                 };
-                self.handle(input);
+                self.take(input, &mut inputs);
             }
             self.publish();
         }
+    }
+
+    /// Takes an input, and before the end of the join what that has brought: it waits in another queue,
+    /// and says how this host's services were before the agent was restarted.
+    fn take(&mut self, input: Input, inputs: &mut Inputs) {
+        if let Input::Command(Command::Joined) = input {
+            for _ in 0..inputs.gossip.len() {
+                if let Ok(event) = inputs.gossip.try_recv() {
+                    self.handle(Input::Gossip(event));
+                }
+            }
+        }
+        self.handle(input);
     }
 
     fn handle(&mut self, input: Input) {
@@ -173,12 +187,16 @@ impl Registry {
             }
             newer
         });
-        let awaited = self.core.replica().awaited();
-        self.awaited.send_if_modified(|published| {
-            let differs = *published != awaited;
-            if differs {
-                published.clone_from(&awaited);
-            }
+        // After the snapshot: who sees that the start is done sees what it has brought.
+        let replica = self.core.replica();
+        let progress = Progress {
+            awaited: replica.awaited(),
+            joined: replica.has_joined(),
+            undecided: replica.is_undecided(),
+        };
+        self.progress.send_if_modified(|published| {
+            let differs = *published != progress;
+            *published = progress;
             differs
         });
     }

@@ -100,6 +100,9 @@ struct Own {
     /// As health reported it last.
     service: Service,
     checked: bool,
+    /// Since when it is known, by us or by an agent before us: a static file does not say how old a
+    /// service is, and seniority decides about ports.
+    born: Timestamp,
     /// When it is refreshed, if somebody needs that.
     refresh_at: Instant,
     /// Since when, and how often, somebody else's word about it as alive was set right.
@@ -154,6 +157,7 @@ impl Replica {
         state.member_up(hostname, Kind::Ours.upkeep(), now);
         Self {
             awaited: awaited.into_iter().collect(),
+            joined: false,
             ..Self::resumed(state, now)
         }
     }
@@ -174,7 +178,7 @@ impl Replica {
             judged_by: Offset::default(),
             awaited: BTreeSet::new(),
             go_members: BTreeSet::new(),
-            joined: false,
+            joined: true,
         }
     }
 
@@ -202,6 +206,20 @@ impl Replica {
         sources.chain((!self.joined).then_some("join")).collect()
     }
 
+    /// Whether the first join was tried.
+    pub fn has_joined(&self) -> bool {
+        self.joined
+    }
+
+    /// Whether neither a check nor what the cluster last knew says how some instance of ours is.
+    pub fn is_undecided(&self) -> bool {
+        let unchecked = self.own.iter().filter(|(_, own)| !own.checked);
+        let mut held = unchecked.map(|((host, id), _)| self.state.record(host, id));
+        held.any(|held| {
+            held.is_none_or(|held| held.is_tombstone() || held.status == Status::Unknown)
+        })
+    }
+
     /// Takes in news from this host's own discovery and health.
     pub fn local(&mut self, update: LocalUpdate, now: Now) -> Effects {
         let mut effects = Effects::default();
@@ -209,15 +227,25 @@ impl Replica {
             LocalUpdate::Present { service, checked } => {
                 let key = key_of(&service);
                 let refresh_at = now.monotonic + refresh_interval(&service.id);
+                let known = self.own.get(&key).map(|own| own.born);
+                let born = known.map_or(service.created, |born| born.min(service.created));
                 self.own.insert(
                     key.clone(),
                     Own {
                         service,
                         checked,
+                        born,
                         refresh_at,
                         refuted: None,
                     },
                 );
+                // A former life may have told of it already.
+                if let Some(held) = self.state.record(&key.0, &key.1).cloned()
+                    && self.is_older_than_known(&key, &held)
+                    && let Some(own) = self.own.get_mut(&key)
+                {
+                    own.born = held.created;
+                }
                 self.announce(&key, false, now, &mut effects);
             }
             LocalUpdate::Gone { id } => {
@@ -508,13 +536,13 @@ impl Replica {
             .record(&key.0, &key.1)
             .filter(|held| !held.is_tombstone())
             .cloned();
+        if held.is_none() && !self.joined {
+            // The cluster may know it better: how it is, and since when.
+            return;
+        }
         if !own.checked {
             // Nobody has asked the instance yet. What the cluster last knew stands until then, so
-            // that a restarted agent takes nothing out of service; and before the first join we do
-            // not even know what that is.
-            if held.is_none() && !self.joined {
-                return;
-            }
+            // that a restarted agent takes nothing out of service.
             if held
                 .as_ref()
                 .is_some_and(|held| held.status == Status::Draining)
@@ -530,6 +558,7 @@ impl Replica {
         };
         let record = Service {
             status,
+            created: own.born,
             ..own.service.clone()
         };
         let news = held.is_none_or(|held| held.differs_materially(&record));
@@ -639,6 +668,13 @@ impl Replica {
         now: Now,
         effects: &mut Effects,
     ) {
+        if self.is_older_than_known(key, &record)
+            && let Some(own) = self.own.get_mut(key)
+        {
+            own.born = record.created;
+            self.remote_about_own(key, record, now, effects);
+            return self.announce(key, false, now, effects);
+        }
         let held = self.state.record(&key.0, &key.1).cloned();
         let Some(held) = held else {
             // Not announced yet: this is what the cluster last knew of us.
@@ -661,6 +697,19 @@ impl Replica {
         } else {
             self.adopt(record, now, effects);
         }
+    }
+
+    /// Whether this is a word of our former life about an instance that is the same, and was known then.
+    fn is_older_than_known(&self, key: &Key, record: &Service) -> bool {
+        let is_former = !record.is_tombstone() && record.updated <= self.former_until();
+        let own = self.own.get(key).filter(|_| is_former);
+        own.is_some_and(|own| {
+            let as_old = Service {
+                created: record.created,
+                ..own.service.clone()
+            };
+            record.created < own.born && as_old.has_same_content(record)
+        })
     }
 
     /// Whether somebody else's live record of an instance of ours is left alone: setting it right

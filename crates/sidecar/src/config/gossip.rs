@@ -3,7 +3,7 @@
 
 use memberlist::{Keyring, Subnet, wire::LABEL_BYTES_MAX};
 
-use super::{Reader, values::parse_bool, values::parse_list};
+use super::{Reader, values::parse_list};
 use crate::gossip_keys::{GossipKeys, parse_key};
 
 /// What is shown instead of a key.
@@ -71,10 +71,6 @@ impl GossipSecurity {
 }
 
 impl Reader<'_> {
-    fn switch(&mut self, name: &'static str) -> bool {
-        self.parsed(name, "true or false", parse_bool)
-    }
-
     /// No part of a key may get into a setting that is shown, or into an error.
     fn gossip_keys(&mut self) -> GossipKeys {
         let (text, given_as) = self.take("SIDECAR_GOSSIP_KEY");

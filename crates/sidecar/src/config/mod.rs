@@ -102,6 +102,8 @@ pub struct Config {
     pub docker: Endpoint,
     /// `STATIC_CONFIG_FILE`.
     pub static_file: PathBuf,
+    /// `SIDECAR_LEAVE_ON_STOP`.
+    pub leave_on_stop: bool,
     /// `SIDECAR_DEFAULT_CHECK_ENDPOINT`.
     pub default_check_endpoint: String,
     /// `SIDECAR_GOSSIP_INTERVAL`.
@@ -203,6 +205,7 @@ impl Config {
                 |text| Endpoint::parse(text).ok(),
             ),
             static_file: PathBuf::from(reader.text("STATIC_CONFIG_FILE")),
+            leave_on_stop: reader.switch("SIDECAR_LEAVE_ON_STOP"),
             default_check_endpoint: reader.text("SIDECAR_DEFAULT_CHECK_ENDPOINT"),
             gossip_interval: reader.duration("SIDECAR_GOSSIP_INTERVAL", Duration::from_millis(1)),
             gossip_messages: match reader.number("SIDECAR_GOSSIP_MESSAGES", 0..=1000) {
@@ -313,6 +316,10 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self, name: &'static str) -> String {
         self.take(name).0
+    }
+
+    fn switch(&mut self, name: &'static str) -> bool {
+        self.parsed(name, "true or false", parse_bool)
     }
 
     fn parsed<T>(

@@ -158,6 +158,12 @@ pub const VARIABLES: &[Variable] = &[
         "File with services that run without Docker",
     ),
     variable(
+        "SIDECAR_LEAVE_ON_STOP",
+        "true",
+        "On SIGTERM and SIGINT declare this host's services gone; false where a stopped agent is \
+         started again at once and its services run on, as SIGUSR1 does in any case",
+    ),
+    variable(
         "SIDECAR_DEFAULT_CHECK_ENDPOINT",
         "/version",
         "Path of the health check of services that name none",

@@ -102,4 +102,6 @@ pub struct Settings {
     pub advertise_ip: std::net::IpAddr,
     /// Where the sources tell how they are doing.
     pub view: std::sync::Arc<crate::local_view::LocalView>,
+    /// Changes when somebody wants files to be read again at once.
+    pub reload: tokio::sync::watch::Receiver<u64>,
 }

@@ -2,7 +2,7 @@
 //!
 //! The file is read as a whole or not at all: while it is missing or wrong, what it last said stays.
 //! It is watched by looking at it every second, which works where notifications do not: bind mounts,
-//! symlink swaps, overlays. The JSON's shape is in `schema`; its names and defaults are Go Sidecar's,
+//! symlink swaps, overlays; and it is read at once when somebody asks for that. The JSON's shape is in `schema`; its names and defaults are Go Sidecar's,
 //! except that an absent type means `tcp`, an absent mode `http`, and that identities are stable.
 
 mod schema;
@@ -14,7 +14,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,13 +23,17 @@ use catalog::{Service, Timestamp};
 use tokio::{
     fs::File,
     io::AsyncReadExt,
+    sync::watch,
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::schema::{List, Target};
 use super::{CheckSpec, Instance, SourceEvent, SourceName, SourceSender};
-use crate::file_stamp::FileStamp;
+use crate::{
+    file_stamp::FileStamp,
+    local_view::{LocalView, SourceView},
+};
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -134,10 +139,10 @@ pub fn parse(
         let check = CheckSpec {
             kind: word(target.check.kind),
             args: word(target.check.args),
-            interval: word(target.check.interval),
-            timeout: word(target.check.timeout),
-            rise: word(target.check.rise),
-            fall: word(target.check.fall),
+            interval: word(target.check.interval.0),
+            timeout: word(target.check.timeout.0),
+            rise: word(target.check.rise.0),
+            fall: word(target.check.fall.0),
         };
         Instance {
             service,
@@ -191,10 +196,71 @@ fn stable_id(service: &Service, copy: u64) -> String {
     format!("{:012x}", (hash >> 48) ^ (hash & 0xffff_ffff_ffff))
 }
 
-/// Follows the file until `shutdown`, or until nobody listens to `events`.
-pub async fn run(config: StaticConfig, events: SourceSender, shutdown: CancellationToken) {
+/// Reads the file once, as the agent does.
+///
+/// # Errors
+/// When it cannot be read, or the first problem of its text.
+pub async fn read(config: &StaticConfig) -> Result<Vec<Instance>, StaticError> {
+    let bytes = bytes_of(&config.path).await?;
+    parse_bytes(&bytes, config)
+}
+
+async fn bytes_of(path: &Path) -> Result<Vec<u8>, StaticError> {
+    metadata_of(path).await?;
+    let mut bytes = Vec::new();
+    let file = File::open(path)
+        .await
+        .map_err(|error| failed(path, error))?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(|error| failed(path, error))?;
+    Ok(bytes)
+}
+
+async fn metadata_of(path: &Path) -> Result<std::fs::Metadata, StaticError> {
+    let metadata = tokio::fs::metadata(path).await;
+    let metadata = metadata.map_err(|error| failed(path, error))?;
+    if metadata.is_file() {
+        return Ok(metadata);
+    }
+    Err(StaticError::NoFile {
+        path: path.to_owned(),
+    })
+}
+
+fn failed(path: &Path, error: io::Error) -> StaticError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => StaticError::Missing { path },
+        _ => StaticError::Read { path, error },
+    }
+}
+
+fn parse_bytes(bytes: &[u8], config: &StaticConfig) -> Result<Vec<Instance>, StaticError> {
+    let path = &config.path;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(StaticError::TooLarge { path: path.clone() });
+    }
+    let text = str::from_utf8(bytes).map_err(|error| StaticError::NotText {
+        path: path.clone(),
+        offset: error.valid_up_to(),
+    })?;
+    parse(text, config, SystemTime::now().into())
+}
+
+/// Follows the file until `shutdown`, or until nobody listens to `events`. It is read again whenever
+/// `reload` changes, whether or not it looks changed; how it is doing is told to `view`.
+pub async fn run(
+    config: StaticConfig,
+    view: Arc<LocalView>,
+    reload: watch::Receiver<u64>,
+    events: SourceSender,
+    shutdown: CancellationToken,
+) {
     let mut watcher = Watcher {
         config,
+        view,
         events,
         stamp: None,
         held: BTreeMap::new(),
@@ -202,27 +268,37 @@ pub async fn run(config: StaticConfig, events: SourceSender, shutdown: Cancellat
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = watcher.watch() => {}
+        () = watcher.watch(reload) => {}
     }
 }
 
 struct Watcher {
     config: StaticConfig,
+    view: Arc<LocalView>,
     events: SourceSender,
     /// What the file looked like before it was last read to its end.
     stamp: Option<FileStamp>,
     /// What it last said, by ID.
     held: BTreeMap<String, Instance>,
-    /// The error logged last, while it lasts.
+    /// The error told last, while it lasts.
     complaint: Option<String>,
 }
 
 impl Watcher {
-    async fn watch(&mut self) {
+    async fn watch(&mut self, mut reload: watch::Receiver<u64>) {
+        self.tell("listing", None);
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut may_be_asked = true;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                asked = reload.changed(), if may_be_asked => {
+                    may_be_asked = asked.is_ok();
+                    // Told again even if it is the same: whoever asks wants to see an answer.
+                    (self.stamp, self.complaint) = (None, None);
+                }
+            }
             let instances = match self.look().await {
                 Ok(None) => continue,
                 Ok(Some(instances)) => instances,
@@ -240,39 +316,16 @@ impl Watcher {
     /// What the file says, if it may have changed.
     async fn look(&mut self) -> Result<Option<Vec<Instance>>, StaticError> {
         let path = &self.config.path;
-        let read = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => StaticError::Missing { path: path.clone() },
-            _ => StaticError::Read {
-                path: path.clone(),
-                error,
-            },
-        };
         let previous = self.stamp.take();
-        let metadata = tokio::fs::metadata(path).await.map_err(read)?;
-        if !metadata.is_file() {
-            return Err(StaticError::NoFile { path: path.clone() });
-        }
-        let stamp = FileStamp::from(&metadata);
+        let stamp = FileStamp::from(&metadata_of(path).await?);
         if previous == Some(stamp) {
             self.stamp = previous;
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        let file = File::open(path).await.map_err(read)?;
-        file.take(FILE_BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .await
-            .map_err(read)?;
+        let bytes = bytes_of(path).await?;
         // Taken before the reading: a change during it is seen at the next look.
         self.stamp = Some(stamp);
-        if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(StaticError::TooLarge { path: path.clone() });
-        }
-        let text = str::from_utf8(&bytes).map_err(|error| StaticError::NotText {
-            path: path.clone(),
-            offset: error.valid_up_to(),
-        })?;
-        parse(text, &self.config, SystemTime::now().into()).map(Some)
+        parse_bytes(&bytes, &self.config).map(Some)
     }
 
     /// Sends what the file says now. An error means that nobody listens.
@@ -302,14 +355,21 @@ impl Watcher {
             changed = changed.count(),
             "static file read",
         );
-        for instance in now
-            .values()
-            .filter(|it| self.held.get(&it.service.id) != Some(it))
-        {
-            warn_of_what_is_not_routed(&instance.service);
+        let mut remarks = Vec::new();
+        for instance in now.values() {
+            let is_news = self.held.get(&instance.service.id) != Some(instance);
+            for remark in remarks_on(&instance.service) {
+                if is_news {
+                    tracing::warn!(service = instance.service.name, "{remark}");
+                }
+                remarks.push(remark);
+            }
         }
+        self.view
+            .remark(SourceName::Static, &self.subject(), remarks);
         self.held = now;
         self.complaint = None;
+        self.tell("following", None);
         Ok(())
     }
 
@@ -320,48 +380,67 @@ impl Watcher {
             .map_err(|_| ())
     }
 
-    /// Logs an error unless it is the one logged last.
+    /// Tells of an error unless it is the one told last.
     fn complain(&mut self, error: &StaticError) {
         let complaint = error.to_string();
         if self.complaint.as_ref() == Some(&complaint) {
             return;
         }
-        match error {
-            StaticError::Missing { .. } => tracing::warn!(
-                "{complaint}; watching for it, its {} known services stay as they are",
-                self.held.len()
-            ),
-            _ => tracing::error!(
-                "{complaint}; its {} known services stay as they are",
-                self.held.len()
-            ),
+        let held = self.held.len();
+        if let StaticError::Missing { .. } = error {
+            tracing::warn!(
+                "{complaint}; watching for it, its {held} known services stay as they are"
+            );
+        } else {
+            tracing::error!("{complaint}; its {held} known services stay as they are");
         }
+        let state = match error {
+            StaticError::Missing { .. } | StaticError::NoFile { .. } | StaticError::Read { .. } => {
+                "unreachable"
+            }
+            StaticError::TooLarge { .. }
+            | StaticError::NotText { .. }
+            | StaticError::Invalid { .. } => "invalid",
+        };
+        self.tell(state, Some(complaint.clone()));
         self.complaint = Some(complaint);
+    }
+
+    fn tell(&self, state: &'static str, trouble: Option<String>) {
+        let view = SourceView {
+            state,
+            since: Timestamp::from(SystemTime::now()).to_string(),
+            trouble,
+            instances: self.held.len(),
+            held_until: None,
+        };
+        self.view.source(SourceName::Static, view);
+    }
+
+    fn subject(&self) -> String {
+        self.config.path.display().to_string()
     }
 }
 
-/// Go Sidecar takes any text for a mode or an address, so do we; but its owner should know.
-fn warn_of_what_is_not_routed(service: &Service) {
+/// What the owner of a service should know about it: Go Sidecar takes any text for a mode or an
+/// address, so do we, but proxies can do nothing with it.
+pub fn remarks_on(service: &Service) -> Vec<String> {
     let Service {
         name, proxy_mode, ..
     } = service;
+    let mut remarks = Vec::new();
     if service.mode().is_none() {
-        tracing::warn!(
-            service = name,
+        remarks.push(format!(
             "static service {name:?}: ProxyMode {proxy_mode:?} is not one of http, tcp, ws; proxies \
              leave it out"
-        );
+        ));
     }
-    for port in service
-        .port_list()
-        .iter()
-        .filter(|port| Service::address_of(port).is_none())
-    {
-        tracing::warn!(
-            service = name,
+    let ports = service.port_list().iter();
+    for port in ports.filter(|port| Service::address_of(port).is_none()) {
+        remarks.push(format!(
             "static service {name:?}: IP {:?} of port {} is not an address; proxies leave it out",
-            port.ip,
-            port.port,
-        );
+            port.ip, port.port,
+        ));
     }
+    remarks
 }

@@ -44,10 +44,13 @@ pub async fn run(
         missing.remove(&source);
         start(&mut tasks, source, &settings, &resolver, &found, &shutdown);
     }
+    let mut reload = settings.reload.clone();
+    let mut may_be_asked = true;
     while automatic && !missing.is_empty() {
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
+            asked = reload.changed(), if may_be_asked => may_be_asked = asked.is_ok(),
         }
         for source in missing.clone() {
             let there = match source {
@@ -92,7 +95,13 @@ fn start(
                 hostname: settings.hostname.clone(),
                 advertise_ip: settings.advertise_ip,
             };
-            tasks.spawn(static_file::run(config, found.clone(), shutdown.clone()));
+            tasks.spawn(static_file::run(
+                config,
+                settings.view.clone(),
+                settings.reload.clone(),
+                found.clone(),
+                shutdown.clone(),
+            ));
         }
     }
 }

@@ -94,17 +94,7 @@ impl<P: Probe> Engine<P> {
         outcomes: mpsc::Sender<Outcome>,
         updates: mpsc::Sender<LocalUpdate>,
     ) -> Self {
-        let host = Host {
-            advertise_ip: config.advertise_ip,
-            default_endpoint: config.default_endpoint.clone(),
-            // One failure makes an instance unhealthy, one success makes it alive, as in Go Sidecar.
-            pace: Pace {
-                interval: config.interval,
-                timeout: config.timeout,
-                rise: 1,
-                fall: 1,
-            },
-        };
+        let host = host_of(&config);
         Self {
             config,
             host,
@@ -291,6 +281,34 @@ impl<P: Probe> Engine<P> {
             false
         });
         updates
+    }
+}
+
+/// What `/api/v2/local` will say of an instance when it is found.
+pub(super) fn preview(config: &HealthConfig, instance: &Instance) -> CheckView {
+    let watched = Watched {
+        service: instance.service.clone(),
+        plan: check::plan(instance, &host_of(config)),
+        verdict: Verdict::new(),
+        failures: 0,
+        generation: 0,
+        last: None,
+        task: None,
+    };
+    watched.view()
+}
+
+fn host_of(config: &HealthConfig) -> Host {
+    Host {
+        advertise_ip: config.advertise_ip,
+        default_endpoint: config.default_endpoint.clone(),
+        // One failure makes an instance unhealthy, one success makes it alive, as in Go Sidecar.
+        pace: Pace {
+            interval: config.interval,
+            timeout: config.timeout,
+            rise: 1,
+            fall: 1,
+        },
     }
 }
 

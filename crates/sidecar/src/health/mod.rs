@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{orphans::Orphans, probe::Prober};
 use crate::{
-    discovery::{SourceEvent, SourceName},
-    local_view::LocalView,
+    discovery::{Instance, SourceEvent, SourceName},
+    local_view::{CheckView, LocalView},
     net::{dial::Dialer, resolver::Resolver},
 };
 
@@ -89,6 +89,11 @@ pub async fn run(
     let probe = Prober::new(Dialer::new(resolver), orphans.clone());
     let _orphans = AbortOnDropHandle::new(tokio::spawn(orphans.run(shutdown.clone())));
     engine::run(config, probe, sources, updates, shutdown).await;
+}
+
+/// How an instance would be checked, without checking it.
+pub fn preview(config: &HealthConfig, instance: &Instance) -> CheckView {
+    engine::preview(config, instance)
 }
 
 #[cfg(test)]

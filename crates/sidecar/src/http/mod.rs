@@ -15,7 +15,7 @@
 mod answer;
 mod connection;
 mod documents;
-mod routes_document;
+pub(crate) mod routes_document;
 mod servers;
 mod target;
 mod ui;

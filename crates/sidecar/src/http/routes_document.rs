@@ -40,7 +40,12 @@ struct ExclusionForm<'a> {
 
 /// The document, indented.
 pub(super) fn encode(routes: &Routes) -> Result<String, serde_json::Error> {
-    let document = Document {
+    serde_json::to_string_pretty(&document(routes))
+}
+
+/// The document, as something to serialize.
+pub(crate) fn document(routes: &Routes) -> impl Serialize + '_ {
+    Document {
         routes: routes
             .by_port
             .iter()
@@ -60,8 +65,7 @@ pub(super) fn encode(routes: &Routes) -> Result<String, serde_json::Error> {
             })
             .collect(),
         excluded: routes.excluded.iter().map(exclusion).collect(),
-    };
-    serde_json::to_string_pretty(&document)
+    }
 }
 
 fn exclusion(exclusion: &Exclusion) -> ExclusionForm<'_> {

@@ -55,6 +55,62 @@ fn a_restart_takes_nothing_out_of_service() {
     assert_eq!(effects.broadcasts[0].status, Status::Unhealthy);
 }
 
+/// A static file says nothing about age, and the oldest claim owns a port.
+#[test]
+fn a_restart_makes_nobody_younger() {
+    let born = |id: &str, created: u64, stamp: u64, status| Service {
+        created: now(created).wall,
+        ..service("me", id, stamp, status)
+    };
+    let found = |id: &str, checked| LocalUpdate::Present {
+        service: born(id, 100, 0, Status::Alive),
+        checked,
+    };
+    let created = |replica: &Replica, id: &str| {
+        let shown = replica.snapshot().service("me", id);
+        shown.map(|service| service.created)
+    };
+    let mut replica = Replica::new("me", "c", [SourceName::Static], now(100));
+    // One was checked before the join, one was not, and one has gone and come.
+    replica.local(found("checked", true), now(100));
+    replica.local(found("found", false), now(100));
+    replica.local(found("returned", false), now(100));
+    for id in ["checked", "found"] {
+        replica.remote(born(id, 50, 90, Status::Alive), now(101));
+    }
+    replica.remote(born("returned", 50, 90, Status::Tombstone), now(101));
+    let effects = replica.joined(now(101));
+    // Where nothing is new, nothing is said.
+    assert!(effects.broadcasts.iter().all(|news| news.id == "returned"));
+    for id in ["checked", "found"] {
+        assert_eq!(created(&replica, id), Some(now(50).wall), "{id}");
+        assert_eq!(shown(&replica, "me", id), Some(Status::Alive));
+        replica.local(found(id, true), now(102));
+        assert_eq!(created(&replica, id), Some(now(50).wall), "{id}");
+    }
+    assert_eq!(created(&replica, "returned"), Some(now(100).wall));
+    // One whose source lists it after the join.
+    replica.remote(born("late", 50, 90, Status::Alive), now(103));
+    let effects = replica.local(found("late", false), now(103));
+    assert!(effects.broadcasts.is_empty());
+    assert_eq!(created(&replica, "late"), Some(now(50).wall));
+}
+
+#[test]
+fn an_instance_is_decided_by_its_check_or_by_what_the_cluster_knew() {
+    let mut replica = Replica::new("me", "c", [SourceName::Static], now(100));
+    assert!(!replica.is_undecided());
+    replica.local(present("1", Status::Unknown, false), now(100));
+    replica.local(present("2", Status::Unknown, false), now(100));
+    assert!(replica.is_undecided());
+    replica.remote(service("me", "1", 90, Status::Alive), now(101));
+    replica.remote(service("me", "2", 90, Status::Tombstone), now(101));
+    replica.joined(now(101));
+    assert!(replica.has_joined() && replica.is_undecided());
+    replica.local(present("2", Status::Unhealthy, true), now(102));
+    assert!(!replica.is_undecided());
+}
+
 #[test]
 fn a_fresh_instance_found_before_the_join_is_announced_after_it() {
     let mut replica = Replica::new("me", "c", [SourceName::Docker], now(100));

@@ -7,7 +7,11 @@
 use std::{fmt, net::IpAddr};
 
 use catalog::{Port, Protocol, ProxyMode, Service, Status, Timestamp};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
+};
+
+use crate::config::values::parse_duration;
 
 /// Most targets of a file.
 const TARGETS_MAX: usize = 10_000;
@@ -44,10 +48,10 @@ pub(super) struct RawPort {
 pub(super) struct RawCheck {
     pub(super) kind: String,
     pub(super) args: String,
-    pub(super) interval: String,
-    pub(super) timeout: String,
-    pub(super) rise: String,
-    pub(super) fall: String,
+    pub(super) interval: Length,
+    pub(super) timeout: Length,
+    pub(super) rise: Count,
+    pub(super) fall: Count,
 }
 
 /// Reads an object as Go does: unknown keys are ignored, of a repeated key the last counts, `null`
@@ -187,6 +191,65 @@ object!(RawCheck, "a check such as {\"Type\": \"HttpGet\", \"Args\": \"http://â€
     "Fall" => fall,
 });
 
+/// A duration as Go writes it, kept as text; empty when not given. Whether it is a sensible one is
+/// health's to say.
+#[derive(Debug, Default)]
+pub(super) struct Length(pub(super) String);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as \"3s\", \"1m30s\" or \"500ms\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Length, E> {
+                if text.is_empty() || parse_duration(text).is_some() {
+                    return Ok(Length(text.to_owned()));
+                }
+                Err(E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// A number of results, written as a number or as text, kept as text; empty when not given.
+#[derive(Debug, Default)]
+pub(super) struct Count(pub(super) String);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of results in a row such as 3")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(number.to_string()))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
+                if text.is_empty() || text.parse::<u32>().is_ok() {
+                    return Ok(Count(text.to_owned()));
+                }
+                Err(E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Number)
+    }
+}
+
 /// Puts a place, `.Key` or `[index]`, before an error's text, so that nested places make a path:
 /// `[0].Service.Ports[1].Port: â€¦`. `serde_json` keeps line and column at the text's end.
 fn within<E: Error>(place: impl fmt::Display, error: E) -> E {
@@ -251,7 +314,7 @@ impl<'de> Deserialize<'de> for PortNumber {
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<PortNumber, E> {
-                let unexpected = serde::de::Unexpected::Unsigned(number);
+                let unexpected = Unexpected::Unsigned(number);
                 let number = u16::try_from(number);
                 number
                     .map(PortNumber)
@@ -288,7 +351,7 @@ impl<'de> Deserialize<'de> for PortType {
                 if word.is_empty() {
                     return Ok(PortType::default());
                 }
-                let unexpected = serde::de::Unexpected::Str(word);
+                let unexpected = Unexpected::Str(word);
                 let protocol = Protocol::parse(word);
                 protocol
                     .map(PortType)

@@ -259,6 +259,47 @@ fn errors_name_file_place_value_and_what_was_expected() {
 }
 
 #[test]
+fn the_pace_of_checks_is_read_and_nonsense_is_an_error() {
+    let check = |pace: Value| {
+        let mut target = json!([{"Service": {"Name": "a"}}]);
+        target[0]["Check"] = pace;
+        parsed(&target)[0].check.clone()
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let spec = CheckSpec {
+        interval: text("500ms"),
+        timeout: text("1m30s"),
+        rise: text("2"),
+        fall: text("3"),
+        ..CheckSpec::default()
+    };
+    assert_eq!(
+        check(json!({"Interval": "500ms", "timeout": "1m30s", "RISE": 2, "Fall": "3"})),
+        spec
+    );
+    let silent = json!({"Interval": "", "Timeout": null, "Rise": "", "Fall": null});
+    assert_eq!(check(silent), CheckSpec::default());
+    check_error(
+        "[{\"Check\": {\"Interval\": \"3\"}}]",
+        expect![[
+            r#"static file "/etc/static.json", line 1, column 27: [0].Check.Interval: invalid value: string "3", expected a duration such as "3s", "1m30s" or "500ms""#
+        ]],
+    );
+    check_error(
+        "[{\"Check\": {\"Timeout\": 3}}]",
+        expect![[
+            r#"static file "/etc/static.json", line 1, column 24: [0].Check.Timeout: invalid type: integer `3`, expected a duration such as "3s", "1m30s" or "500ms""#
+        ]],
+    );
+    check_error(
+        "[{\"Check\": {\"Rise\": \"many\"}}]",
+        expect![[
+            r#"static file "/etc/static.json", line 1, column 26: [0].Check.Rise: invalid value: string "many", expected a number of results in a row such as 3"#
+        ]],
+    );
+}
+
+#[test]
 fn nesting_without_end_is_an_error_and_no_crash() {
     let deep = "[".repeat(100_000);
     assert!(parse(&deep, &config("x"), Timestamp::EPOCH).is_err());
@@ -267,6 +308,8 @@ fn nesting_without_end_is_an_error_and_no_crash() {
 /// A watched file whose events arrive at `events`.
 struct Watched {
     directory: tempfile::TempDir,
+    view: Arc<LocalView>,
+    reload: watch::Sender<u64>,
     events: mpsc::Receiver<(SourceName, SourceEvent)>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -281,9 +324,14 @@ impl Watched {
         }
         let (sender, events) = mpsc::channel(1);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run(config(path), sender, shutdown.clone()));
+        let view = Arc::new(LocalView::default());
+        let (reload, asked) = watch::channel(0);
+        let task = run(config(path), view.clone(), asked, sender, shutdown.clone());
+        let task = tokio::spawn(task);
         Self {
             directory,
+            view,
+            reload,
             events,
             shutdown,
             task,
@@ -322,6 +370,12 @@ impl Watched {
         }
     }
 
+    /// How the source says it is doing.
+    fn shown(&self) -> Value {
+        let document: Value = serde_json::from_str(&self.view.document().unwrap()).unwrap();
+        document["sources"]["static"].clone()
+    }
+
     async fn names(&mut self) -> Vec<String> {
         let mut names: Vec<_> = self
             .listing()
@@ -353,6 +407,74 @@ async fn a_changed_file_is_read_again_and_what_stays_keeps_its_birthday() {
     assert_eq!(same, &before[0]);
     std::fs::write(watched.path(), file(&["b"])).unwrap();
     assert_eq!(watched.names().await, ["b"]);
+}
+
+/// As the kubelet updates a ConfigMap: the file is a link into `..data`, a link that is replaced.
+#[tokio::test(start_paused = true)]
+async fn a_swapped_symlink_is_a_change() {
+    use std::os::unix::fs::symlink;
+    let mut watched = Watched::start(None);
+    let directory = watched.directory.path().to_owned();
+    let publish = |version: &str, names: &[&str]| {
+        std::fs::create_dir(directory.join(version)).unwrap();
+        std::fs::write(directory.join(version).join("static.json"), file(names)).unwrap();
+        symlink(version, directory.join("..data_tmp")).unwrap();
+        std::fs::rename(directory.join("..data_tmp"), directory.join("..data")).unwrap();
+    };
+    publish("..v1", &["a"]);
+    symlink("..data/static.json", watched.path()).unwrap();
+    assert_eq!(watched.names().await, ["a"]);
+    publish("..v2", &["b"]);
+    std::fs::remove_dir_all(directory.join("..v1")).unwrap();
+    assert_eq!(watched.names().await, ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_read_at_once_when_somebody_asks() {
+    let mut watched = Watched::start(Some(&file(&["a"])));
+    assert_eq!(watched.names().await, ["a"]);
+    // In the middle between two looks, and although nothing has changed.
+    tokio::time::sleep(LOOK_INTERVAL / 2).await;
+    let asked = tokio::time::Instant::now();
+    watched.reload.send_modify(|count| *count += 1);
+    assert_eq!(watched.names().await, ["a"]);
+    assert!(asked.elapsed() < LOOK_INTERVAL / 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_state_is_shown_with_line_and_column_of_the_trouble() {
+    let mut watched = Watched::start(Some(&file(&["a", "b"])));
+    let until = async |watched: &Watched, state: &str| {
+        while watched.shown()["state"] != state {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        watched.shown()
+    };
+    watched.listing().await;
+    let shown = until(&watched, "following").await;
+    assert_eq!(
+        (&shown["instances"], &shown["trouble"]),
+        (&json!(2), &Value::Null)
+    );
+    watched.replace("[\n7]");
+    let shown = until(&watched, "invalid").await;
+    assert_eq!(shown["instances"], 2);
+    let trouble = shown["trouble"].as_str().unwrap();
+    assert!(trouble.contains("line 2, column 1"), "{trouble}");
+    std::fs::remove_file(watched.path()).unwrap();
+    let shown = until(&watched, "unreachable").await;
+    assert!(
+        shown["trouble"]
+            .as_str()
+            .unwrap()
+            .contains("does not exist")
+    );
+    watched.replace("[{\"Service\": {\"Name\": \"q\", \"ProxyMode\": \"quic\"}}]");
+    watched.listing().await;
+    until(&watched, "following").await;
+    let document: Value = serde_json::from_str(&watched.view.document().unwrap()).unwrap();
+    let remark = document["remarks"][0]["remarks"][0].as_str().unwrap();
+    assert!(remark.contains("ProxyMode \"quic\""), "{remark}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -395,6 +517,7 @@ async fn each_error_is_reported_once_while_it_lasts() {
     let path = config.path.clone();
     let mut watcher = Watcher {
         config,
+        view: Arc::default(),
         events,
         stamp: None,
         held: BTreeMap::new(),
