@@ -400,7 +400,7 @@ fn interval_timeout_rise_and_fall_are_the_owners() {
         })
     };
     let quick = check("http://:8100/quick", "200ms", "150ms", "3", "4");
-    let odd = check("http://:8100/odd", "often", "1s", "0", "");
+    let odd = check("http://:8100/odd", "1ms", "1s", "0", "");
     let agent = agent(&lab, &[target("quick", &quick), target("odd", &odd)]).start();
     for service in ["quick", "odd"] {
         becomes(&agent, service, Status::Alive);
@@ -427,7 +427,7 @@ fn interval_timeout_rise_and_fall_are_the_owners() {
     let summary = last(&agent, "quick", "summary");
     assert!(summary.contains("no answer within 150ms"), "{summary}");
 
-    for (label, value) in [("HealthCheckInterval", "often"), ("HealthCheckRise", "0")] {
+    for (label, value) in [("HealthCheckInterval", "1ms"), ("HealthCheckRise", "0")] {
         let notices = shown(&agent, "odd").member("notices").map(Json::to_string);
         let notices = notices.unwrap_or_default();
         let named = format!("({label}) \\\"{value}\\\" is not");
