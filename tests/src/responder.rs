@@ -4,13 +4,13 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
 };
 
-use crate::host::Host;
+use crate::{host::Host, lab::Lab};
 
 /// What a path answers.
 #[derive(Debug, Clone)]
@@ -68,6 +68,19 @@ impl Responder {
             script,
             host: Arc::clone(host),
         }
+    }
+
+    /// One on each host of a lab, which answers `/` with the host's name.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn on_each(lab: &Lab, port: u16) -> Vec<Self> {
+        let services = lab.hosts().iter().map(|host| {
+            let service = Self::start(host, (Ipv4Addr::UNSPECIFIED, port).into());
+            service.set("/", Answer::ok(&host.name));
+            service
+        });
+        services.collect()
     }
 
     /// From now on `path` answers so.

@@ -4,13 +4,10 @@
 
 use std::{
     io::ErrorKind,
-    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
-use blackbox::{
-    Agent, AgentBuilder, Answer, Exit, Lab, Machine, Responder, Route, Status, eventually,
-};
+use blackbox::{Agent, AgentBuilder, Exit, Lab, Machine, Responder, Route, Status, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -47,12 +44,7 @@ struct Cluster {
 
 impl Cluster {
     fn start(lab: &Lab) -> Self {
-        let services = lab.hosts().iter().map(|host| {
-            let service = Responder::start(host, (Ipv4Addr::UNSPECIFIED, 8300).into());
-            service.set("/", Answer::ok(&host.name));
-            service
-        });
-        let services = services.collect();
+        let services = Responder::on_each(lab, 8300);
         let agents = NAMES
             .iter()
             .enumerate()

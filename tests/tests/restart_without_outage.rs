@@ -12,7 +12,7 @@ use std::{
 };
 
 use blackbox::{
-    API_PORT, Agent, AgentBuilder, Answer, Exit, Host, Lab, Machine, Responder, Route, eventually,
+    API_PORT, Agent, AgentBuilder, Exit, Host, Lab, Machine, Responder, Route, eventually,
     throughout,
 };
 use rustix::process::Signal;
@@ -65,12 +65,7 @@ struct Cluster {
 impl Cluster {
     /// SIGTERM is no goodbye on `gamma`.
     fn start(lab: &Lab) -> Self {
-        let services = lab.hosts().iter().map(|host| {
-            let service = Responder::start(host, (Ipv4Addr::UNSPECIFIED, 8300).into());
-            service.set("/", Answer::ok(&host.name));
-            service
-        });
-        let services = services.collect();
+        let services = Responder::on_each(lab, 8300);
         let agents = NAMES.iter().enumerate().map(|(number, name)| {
             let leaves = if *name == "gamma" { "false" } else { "true" };
             AgentBuilder::new(lab, number)

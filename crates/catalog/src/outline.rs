@@ -132,7 +132,7 @@ impl Snapshot {
             Some(Upkeep::Membership) => STAMPED,
             Some(Upkeep::Refresh) => 0,
             // Under a name that is no member's, or of a member that is gone.
-            None if host.written().any(|record| !record.is_tombstone()) => 0,
+            None if host.live().next().is_some() => 0,
             None => DOWN | STAMPED,
         }
     }
@@ -153,9 +153,8 @@ impl Snapshot {
                     comparison.wanted.push(number);
                 }
             }
-            // Those that are derived tombstones here are not among the written.
-            let live = host.written().filter(|record| !record.is_tombstone());
-            comparison.offered.extend(live.cloned());
+            // Of a host that is thought to be dead there is none.
+            comparison.offered.extend(host.live().cloned());
         }
         let missing = unseen.into_iter().filter(|(_, root)| root & DOWN == 0);
         comparison.wanted.extend(missing.map(|(host, _)| host));
@@ -168,8 +167,7 @@ impl Snapshot {
         numbers.sort_unstable();
         let hosts = self.hosts.values();
         let chosen = hosts.filter(move |host| numbers.binary_search(&number(&host.name)).is_ok());
-        let records = chosen.flat_map(|host| host.written());
-        records.filter(|record| !record.is_tombstone())
+        chosen.flat_map(|host| host.live())
     }
 }
 

@@ -50,6 +50,11 @@ impl HostRecords {
         let written = self.held.values().filter(|held| !held.is_derived());
         written.map(|held| &held.record)
     }
+
+    /// Those of [`HostRecords::written`] that are no tombstones.
+    pub fn live(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.written().filter(|record| !record.is_tombstone())
+    }
 }
 
 /// An immutable view of the cluster. Cloning is cheap; consecutive snapshots share what did not

@@ -123,7 +123,12 @@ fn age<S: Serializer>(ended: &Instant, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    serializer.serialize_u64(whole_millis(*duration))
+}
+
+/// How the view shows durations.
+pub fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl LocalView {

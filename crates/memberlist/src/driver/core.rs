@@ -174,9 +174,7 @@ impl Core {
                         self.shared.malformed.note(kind, from, &error);
                     }
                     // Here and not later: messages must not pile up where nothing bounds them.
-                    while let Some(event) = self.node.poll_event() {
-                        self.hand_over(event);
-                    }
+                    self.hand_over_events();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The system reports an earlier datagram that did not arrive. Not about this one.
@@ -221,9 +219,7 @@ impl Core {
             } => {
                 let merged = self.node.merge(now, remote, join);
                 // Who waits for the answer finds what it brought in the queue of events.
-                while let Some(event) = self.node.poll_event() {
-                    self.hand_over(event);
-                }
+                self.hand_over_events();
                 drop(reply.send(merged));
             }
             Command::ExchangeResult { to, merged } => self.node.handle_exchange_result(to, merged),
@@ -305,6 +301,13 @@ impl Core {
             && let Some(event) = self.pending.pop()
         {
             permit.send(event);
+        }
+    }
+
+    /// Gives what the node has to tell to the application.
+    fn hand_over_events(&mut self) {
+        while let Some(event) = self.node.poll_event() {
+            self.hand_over(event);
         }
     }
 

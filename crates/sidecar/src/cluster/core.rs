@@ -536,18 +536,18 @@ impl Core {
                 self.compare_tables(from.clone(), members, now);
                 add(&self.counters.exchanges_different, 1);
                 let ours = self.replica.snapshot();
-                let differing = ours.digest.differences(&digest).len();
-                let much = differing > exchange::MUCH;
+                let differing = ours.digest.differences(&digest);
+                let much = differing.len() > exchange::MUCH;
                 if much {
                     // Who has missed much may have met somebody who did, too.
                     self.catching_up.want_one(now.monotonic);
                 }
-                debug!(peer = from, differing, "catalogs differ");
+                debug!(peer = from, differing = differing.len(), "catalogs differ");
                 if much && join && ours.members.size() > SPARED_FROM {
                     // All who start turn to the same few, and any other can tell as well.
                     return Effects::default();
                 }
-                let messages = exchange::differing(ours, &digest, self.own_clock);
+                let messages = exchange::differing(ours, &differing, self.own_clock);
                 self.send(&from, messages);
                 Effects::default()
             }

@@ -378,10 +378,10 @@ fn answer_root(ours: &Snapshot, same: bool, members: Members, clock: Timestamp) 
     message.encode(&Head::of(ours, clock))
 }
 
-/// What to send to somebody with this digest, which differs from ours.
-pub fn differing(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
-    if ours.digest.differences(theirs).len() <= MUCH || ours.hosts.size() > OUTLINE_MAX {
-        return offers(ours, theirs, clock);
+/// What to send to somebody whose digest differs from ours in these buckets.
+pub fn differing(ours: &Snapshot, buckets: &Buckets, clock: Timestamp) -> Vec<Bytes> {
+    if buckets.len() <= MUCH || ours.hosts.size() > OUTLINE_MAX {
+        return offers(ours, buckets, clock);
     }
     vec![Message::Outline(ours.outline()).encode(&Head::of(ours, clock))]
 }
@@ -403,14 +403,13 @@ pub fn wanted(ours: &Snapshot, hosts: Vec<u64>, clock: Timestamp) -> Vec<Bytes> 
     answers(&Head::of(ours, clock), ours.records_of_hosts(hosts))
 }
 
-/// Our records in the buckets that differ.
-fn offers(ours: &Snapshot, theirs: &Digest, clock: Timestamp) -> Vec<Bytes> {
-    let differing = ours.digest.differences(theirs);
+/// Our records in these buckets.
+fn offers(ours: &Snapshot, differing: &Buckets, clock: Timestamp) -> Vec<Bytes> {
     let mut by_bucket: BTreeMap<usize, Vec<&Arc<Service>>> = differing
         .iter()
         .map(|bucket| (bucket, Vec::new()))
         .collect();
-    let records = ours.records_in(&differing);
+    let records = ours.records_in(differing);
     for record in records.filter(|record| !record.is_tombstone()) {
         by_bucket.entry(bucket_of(record)).or_default().push(record);
     }

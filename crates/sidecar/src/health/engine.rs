@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     discovery::{Instance, SourceEvent, SourceName},
-    local_view::{CheckEvidence, CheckView, Damped},
+    local_view::{CheckEvidence, CheckView, Damped, whole_millis},
 };
 
 /// Outcomes that may wait for the engine; tasks wait beyond that.
@@ -337,8 +337,8 @@ impl Watched {
             kind: self.plan.kind.as_str(),
             args: self.plan.check.to_string(),
             notices: self.plan.notices.iter().map(Notice::to_string).collect(),
-            interval_ms: millis(interval),
-            timeout_ms: millis(pace.timeout),
+            interval_ms: whole_millis(interval),
+            timeout_ms: whole_millis(pace.timeout),
             rise: pace.rise,
             fall: pace.fall,
             status: self.verdict.status,
@@ -413,10 +413,6 @@ fn wall_clock(from_now: Duration) -> String {
     let now = jiff::Timestamp::now();
     // A time that no calendar holds is not reached by adding minutes.
     format!("{:.3}", now.checked_add(from_now).unwrap_or(now))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn announce(service: &Service, notice: &Notice) {

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     net::SocketAddr,
+    ops::Range,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -83,14 +84,15 @@ impl Cluster {
             config.compression = false;
             network.add(config)?;
         }
-        let parts = [0..first, first..hosts];
+        let parts = [0..first, first..hosts].into_iter();
+        let parts: Vec<Range<HostId>> = parts.filter(|part| !part.is_empty()).collect();
+        if apart > 0 {
+            let sides = (0..hosts).map(|id| u32::from(id >= first));
+            network.split(sides.collect(), Vec::new());
+        }
         for part in &parts {
             network.acquaint_part(&part.clone().collect::<Vec<_>>());
         }
-        network.split(
-            (0..hosts).map(|id| u32::from(id >= first)).collect(),
-            Vec::new(),
-        );
         network.set_faults(faults);
 
         let epoch = Timestamp::EPOCH.plus(Duration::from_secs(EPOCH_S));
@@ -106,13 +108,14 @@ impl Cluster {
                 known.apply(record, Author::Own, now)?;
             }
         }
-        let known = parts.clone().map(|part| {
+        let known = parts.iter().map(|part| {
             let mut known = known.clone();
             for id in (0..hosts).filter(|id| !part.contains(id)) {
                 known.member_down(&name(id), now);
             }
             known
         });
+        let known: Vec<State> = known.collect();
         let seeds: Vec<HostId> = (0..SEEDS.min(hosts)).collect();
         let addresses: Rc<[SocketAddr]> = seeds.iter().map(|id| network.addr(*id)).collect();
         let watch = Rc::new(RefCell::new(Watch::new(u32::try_from(hosts - 1)?)));

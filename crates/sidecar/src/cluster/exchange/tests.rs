@@ -88,7 +88,8 @@ fn exchange(one: &mut Replica, other: &mut Replica, mut lost: impl FnMut() -> bo
         } => digest,
         reply => panic!("{reply:?}"),
     };
-    let first = differing(one.snapshot(), &digest, clock());
+    let buckets = one.snapshot().digest.differences(&digest);
+    let first = differing(one.snapshot(), &buckets, clock());
     // To whom, and what.
     let mut under_way: Vec<(bool, Message)> = Vec::new();
     under_way.extend(cost.of(first).into_iter().map(|it| (true, it)));
