@@ -258,6 +258,9 @@ impl Head {
         let (from, rest) = read_name(bytes)?;
         let (micros, _) = rest.split_first_chunk::<8>()?;
         let clock = Timestamp::from_unix_nanos(i128::from(i64::from_le_bytes(*micros)) * 1000);
+        // The end of the calendar, where clocks beyond it stand, is no whole microsecond.
+        let micros = clock.as_unix_nanos().div_euclid(1000);
+        let clock = Timestamp::from_unix_nanos(micros * 1000);
         Some((Self { from, clock }, rest.slice(8..)))
     }
 }

@@ -499,11 +499,21 @@ proptest! {
     }
 }
 
+#[test]
+fn clocks_beyond_the_calendar_are_read_as_they_are_written() {
+    for micros in [i64::MIN, i64::MAX] {
+        let bytes = [&[MAGIC, b'S', 0][..], &micros.to_le_bytes(), &[0]].concat();
+        let (head, message) = Message::decode(&bytes.into()).expect("well formed");
+        let again = Message::decode(&message.encode(&head));
+        assert_eq!(again, Ok((head, message)));
+    }
+}
+
 proptest! {
     /// Whatever comes is read or refused, and what is read is what was meant.
     #[test]
     fn any_bytes_are_read_or_refused(
-        kind in prop::sample::select(b"RSDOAUX".to_vec()),
+        kind in prop::sample::select(b"RSDOAHWUX".to_vec()),
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let bytes = Bytes::from([&[MAGIC, kind], &body[..]].concat());
