@@ -1,6 +1,6 @@
-//! A small client of the Docker Engine API: ping, list, events.
+//! A small client of the Docker Engine API: ping, list, inspect, events.
 //!
-//! Not a general client: three GET requests over plain HTTP/1.1 on a Unix or TCP socket, a new
+//! Not a general client: four GET requests over plain HTTP/1.1 on a Unix or TCP socket, a new
 //! connection for each, every wait and every body bounded. Paths carry the version the engine names
 //! in its answer to `/_ping`, since it always accepts its own, and none when it names none. Truth:
 //! the Docker Engine API reference, and what engine 20.10 answers.
@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     endpoint::Endpoint,
     lines::{Line, Lines},
-    wire::{self, EngineEvent, Listing},
+    wire::{self, EngineEvent, Inspected, Listing, Meaning},
 };
 use crate::net::resolver::{ResolveError, Resolver};
 
@@ -34,8 +34,11 @@ use crate::net::resolver::{ResolveError, Resolver};
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest listing. A container takes one to four kilobytes.
 const LISTING_BYTES_MAX: usize = 64 << 20;
-/// Longest event. Its attributes are the container's labels.
-const EVENT_BYTES_MAX: usize = 1 << 20;
+/// Longest event, and longest description of one container. Both hold the container's labels.
+const EVENT_BYTES_MAX: usize = 4 << 20;
+const INSPECTED_BYTES_MAX: usize = 8 << 20;
+/// Nanoseconds of a second.
+const NANOS: i64 = 1_000_000_000;
 /// Most of an error's body that is read.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Silence after which the kernel probes whether a TCP engine is still there.
@@ -198,11 +201,16 @@ impl Engine {
         Ok(listing)
     }
 
-    /// Starts and ends of containers from now on.
-    pub(super) async fn events(&self) -> Result<Events, EngineError> {
-        let filter = r#"{"type":["container"],"event":["start","die","stop","destroy"]}"#;
+    /// What happens to containers from now on, and since `since` as far as the engine remembers:
+    /// nanoseconds since the epoch by its clock.
+    pub(super) async fn events(&self, since: Option<i64>) -> Result<Events, EngineError> {
+        let filter = r#"{"type":["container","network"],"event":["start","die","died","stop","kill","destroy","remove","pause","unpause","rename","oom","health_status","connect","disconnect"]}"#;
         let prefix = &self.version_prefix;
-        let path = format!("{prefix}/events?filters={}", percent_encoded(filter));
+        let since = since.map_or_else(String::new, |at| {
+            let (seconds, nanos) = (at.div_euclid(NANOS), at.rem_euclid(NANOS));
+            format!("&since={seconds}.{nanos:09}")
+        });
+        let path = format!("{prefix}/events?filters={}{since}", percent_encoded(filter));
         let Answer {
             response,
             connection,
@@ -213,6 +221,25 @@ impl Engine {
             lines,
             _connection: connection,
         })
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&self, limit: Duration) -> Result<(), EngineError> {
+        match timeout(limit, self.get("/_ping")).await {
+            // A filter before the socket may refuse pings; then it is the one that lives.
+            Ok(Ok(_) | Err(EngineError::Status { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(EngineError::Timeout(limit)),
+        }
+    }
+
+    /// More about the container with this full ID than the listing says, whether it runs or not.
+    pub(super) async fn inspect(&self, id: &str) -> Result<Inspected, EngineError> {
+        let prefix = &self.version_prefix;
+        let path = format!("{prefix}/containers/{}/json", percent_encoded(id));
+        let answer = self.get(&path).await?;
+        let body = self.body(answer, INSPECTED_BYTES_MAX).await?;
+        Ok(wire::inspected(&body)?)
     }
 
     async fn listing(&self, path: String) -> Result<Listing, EngineError> {
@@ -343,7 +370,10 @@ impl Events {
                 Some(Line::Whole(line)) => return Ok(wire::event(&line)),
                 Some(Line::TooLong) => {
                     let reason = format!("it is longer than {EVENT_BYTES_MAX} bytes");
-                    return Ok(EngineEvent::Unreadable(reason));
+                    return Ok(EngineEvent {
+                        meaning: Meaning::Unreadable(reason),
+                        at: None,
+                    });
                 }
                 None => {}
             }
