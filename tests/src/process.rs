@@ -90,6 +90,11 @@ impl Process {
         }
     }
 
+    /// Its process ID.
+    pub(crate) fn pid(&self) -> i32 {
+        Pid::from_child(&self.child).as_raw_nonzero().get()
+    }
+
     /// Everything it wrote, over all its lives with this title.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
