@@ -20,7 +20,7 @@ use memberlist::CLUSTER_NAME_BYTES_MAX;
 
 use crate::discovery::{
     SourceName,
-    docker::{Endpoint, Naming},
+    docker::{Encryption, Endpoint, Naming},
 };
 pub use gossip::GossipSecurity;
 use values::{parse_bool, parse_duration, parse_int, parse_list};
@@ -204,11 +204,7 @@ impl Config {
             }),
             proxy: reader.proxy(),
             discovery: reader.discovery(),
-            docker: reader.parsed(
-                "DOCKER_URL",
-                "unix://PATH, tcp://HOST:PORT or http://HOST:PORT",
-                |text| Endpoint::parse(text).ok(),
-            ),
+            docker: reader.docker(),
             docker_naming: reader.naming(),
             docker_hold: match reader.duration("SIDECAR_DOCKER_HOLD", Duration::ZERO) {
                 Duration::ZERO => None,
@@ -402,6 +398,29 @@ impl<'a> Reader<'a> {
             }) => Discovery::Automatic,
             _ => Discovery::Chosen(chosen),
         }
+    }
+
+    /// The engine, with the variables of Docker's command line.
+    fn docker(&mut self) -> Endpoint {
+        let verify = !self.text("DOCKER_TLS_VERIFY").is_empty();
+        let given = self.text("DOCKER_CERT_PATH");
+        let home = self.environment.get("HOME").filter(|it| !it.is_empty());
+        let certificates = match (given.as_str(), home) {
+            ("", None) => None,
+            ("", Some(home)) => Some(PathBuf::from(home).join(".docker")),
+            (given, _) => Some(PathBuf::from(given)),
+        };
+        // An https address alone says nothing of files: then the system's certificates count.
+        let encryption = if verify || !given.is_empty() {
+            Encryption::Tls { certificates }
+        } else {
+            Encryption::None
+        };
+        self.parsed(
+            "DOCKER_URL",
+            "unix://PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT",
+            |text| Endpoint::with_encryption(text, &encryption).ok(),
+        )
     }
 
     fn naming(&mut self) -> Naming {

@@ -334,3 +334,32 @@ fn names_of_docker_services_come_from_a_label_or_a_pattern() {
         assert!(text.contains(name) && text.contains(expected), "{text}");
     }
 }
+
+#[test]
+fn the_tls_variables_of_dockers_command_line() {
+    let certificates = |pairs: &[(&str, &str)]| {
+        let Endpoint::Tcp { encryption, .. } = resolve(pairs).unwrap().docker else {
+            panic!("{pairs:?} name no TCP endpoint");
+        };
+        match encryption {
+            Encryption::None => "plain".to_owned(),
+            Encryption::Tls { certificates } => match certificates {
+                None => "system".to_owned(),
+                Some(path) => path.display().to_string(),
+            },
+        }
+    };
+    let host = ("DOCKER_HOST", "tcp://10.0.0.5");
+    let verify = ("DOCKER_TLS_VERIFY", "1");
+    let path = ("DOCKER_CERT_PATH", "/certificates");
+    let home = ("HOME", "/home/me");
+    assert_eq!(certificates(&[host, home]), "plain");
+    assert_eq!(certificates(&[host, ("DOCKER_TLS_VERIFY", "")]), "plain");
+    assert_eq!(certificates(&[host, home, verify]), "/home/me/.docker");
+    assert_eq!(certificates(&[host, home, verify, path]), "/certificates");
+    assert_eq!(certificates(&[host, path]), "/certificates");
+    assert_eq!(certificates(&[("DOCKER_URL", "https://a")]), "system");
+    assert_eq!(certificates(&[("DOCKER_URL", "http://a"), verify]), "plain");
+    let socket = resolve(&[verify, path]).unwrap().docker;
+    assert_eq!(socket.to_string(), "unix:///var/run/docker.sock");
+}

@@ -148,9 +148,19 @@ pub const VARIABLES: &[Variable] = &[
         variable(
             "DOCKER_URL",
             "unix:///var/run/docker.sock",
-            "Docker engine: unix://PATH, tcp://HOST:PORT or http://HOST:PORT",
+            "Docker engine: unix://PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT",
         ),
         &["DOCKER_HOST"],
+    ),
+    variable(
+        "DOCKER_TLS_VERIFY",
+        "",
+        "Anything but empty: TLS to an engine at tcp://. Its certificate is always verified",
+    ),
+    variable(
+        "DOCKER_CERT_PATH",
+        "",
+        "Directory with ca.pem, cert.pem and key.pem for TLS to the engine; ~/.docker when empty",
     ),
     variable(
         "SIDECAR_DOCKER_HOLD",

@@ -1,6 +1,6 @@
 //! A small client of the Docker Engine API: ping, list, inspect, events.
 //!
-//! Not a general client: four GET requests over plain HTTP/1.1 on a Unix or TCP socket, a new
+//! Not a general client: four GET requests over HTTP/1.1 on a Unix or TCP socket, a new
 //! connection for each, every wait and every body bounded. Paths carry the version the engine names
 //! in its answer to `/_ping`, since it always accepts its own, and none when it names none. Truth:
 //! the Docker Engine API reference, and what engine 20.10 answers.
@@ -24,8 +24,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Encryption, Endpoint},
     lines::{Line, Lines},
+    tls,
     wire::{self, EngineEvent, Inspected, Listing, Meaning},
 };
 use crate::net::resolver::{ResolveError, Resolver};
@@ -53,6 +54,9 @@ pub enum EngineError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No encrypted connection: certificates or keys do not fit.
+    #[error("cannot encrypt the connection: {0}")]
+    Tls(String),
     /// It accepted, perhaps, but did not answer in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
@@ -96,10 +100,18 @@ impl EngineError {
                 _ => "is the engine running, and DOCKER_URL right?",
             },
             Self::Resolve(_) => "is the host in DOCKER_URL right?",
+            Self::Tls(_) => {
+                "are ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH those for this engine, and does \
+                 its certificate name the host in DOCKER_URL?"
+            }
             Self::Timeout(_) => "look at the engine's log: it may hang",
+            Self::Status { message, .. } if message.contains("HTTPS server") => {
+                "it wants TLS: set DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+            }
             Self::Status { .. } => "look at the engine's log, or at the proxy before its socket",
             Self::Connection(_) | Self::Decode(_) | Self::TooLong(_) => {
-                "is it a Docker engine that DOCKER_URL names, without TLS?"
+                "is it a Docker engine that DOCKER_URL names, and is DOCKER_TLS_VERIFY set where it \
+                 wants TLS?"
             }
             Self::Closed => "it should be back soon",
         }
@@ -298,9 +310,20 @@ impl Engine {
                     .map_err(EngineError::Connect)?;
                 self.request(stream, path).await
             }
-            Endpoint::Tcp { host, port } => {
+            Endpoint::Tcp {
+                host,
+                port,
+                encryption,
+            } => {
                 let stream = self.connect_tcp(host, *port).await?;
-                self.request(stream, path).await
+                match encryption {
+                    Encryption::None => self.request(stream, path).await,
+                    Encryption::Tls { certificates } => {
+                        let encrypted = tls::encrypt(stream, host, certificates.as_deref()).await;
+                        self.request(encrypted.map_err(EngineError::Tls)?, path)
+                            .await
+                    }
+                }
             }
         }
     }

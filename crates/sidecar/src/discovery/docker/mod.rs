@@ -17,6 +17,7 @@ mod lines;
 mod names;
 mod report;
 mod stop;
+mod tls;
 mod wire;
 mod withheld;
 
@@ -32,7 +33,7 @@ use super::SourceSender;
 use crate::{local_view::LocalView, net::resolver::Resolver};
 
 pub use self::{
-    endpoint::{Endpoint, InvalidEndpoint},
+    endpoint::{Encryption, Endpoint, InvalidEndpoint},
     engine::{EngineError, engine_answers},
     names::Naming,
 };

@@ -458,6 +458,7 @@ async fn whether_an_engine_answers() {
     let endpoint = Endpoint::Tcp {
         host: "127.0.0.1".into(),
         port,
+        encryption: Encryption::None,
     };
     let error = engine_answers(&endpoint, &resolver, PATIENCE)
         .await
