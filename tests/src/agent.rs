@@ -304,6 +304,14 @@ impl Agent {
         self.process.pid()
     }
 
+    /// The processor time it has used so far.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn processor_time(&self) -> Duration {
+        self.process.processor_time()
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         self.process.log()

@@ -95,6 +95,24 @@ impl Process {
         self.child.id()
     }
 
+    /// The processor time it has used so far, its own and the system's for it.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn processor_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        // Both stand 11 words behind the state, which follows the command in brackets.
+        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks: u64 = rest
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|word| word.parse::<u64>().ok())
+            .sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// Everything it wrote, over all its lives with this title.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("busybox", "busybox-static"),
     ("tar", "tar"),
+    ("openssl", "openssl"),
 ];
 
 /// System directories that an unprivileged login shell leaves out of `PATH`.

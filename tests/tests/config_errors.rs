@@ -144,7 +144,10 @@ fn help_and_configuration_list_every_variable() {
 #[test]
 fn variables_that_do_nothing_are_pointed_out() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
-    let env = [("SIDECAR_SEED", "10.88.0.7"), ("SERVICES_NAMER", "regex")];
+    let env = [
+        ("SIDECAR_SEED", "10.88.0.7"),
+        ("LISTENERS_URLS", "http://10.88.0.7/"),
+    ];
     let (exit, output) = sidecar(&lab, &["config"], &env);
     assert_eq!(exit, Exit::Code(0), "{output}");
     for (name, _) in env {

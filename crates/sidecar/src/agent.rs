@@ -292,6 +292,8 @@ impl Agent {
     fn start_discovery(&self, sources: &[SourceName], found: discovery::SourceSender) {
         let settings = discovery::Settings {
             docker: self.config.docker.clone(),
+            docker_naming: self.config.docker_naming.clone(),
+            docker_hold: self.config.docker_hold,
             static_file: self.config.static_file.clone(),
             hostname: self.config.node_name.clone(),
             advertise_ip: self.advertise,

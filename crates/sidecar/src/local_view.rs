@@ -142,6 +142,19 @@ impl LocalView {
         self.lock().sources.insert(name, view);
     }
 
+    /// How the sources are doing, and about how many subjects of each there is something to remark.
+    pub fn sources(&self) -> BTreeMap<SourceName, (SourceView, usize)> {
+        let content = self.lock();
+        let remarked = |name| {
+            let subjects = content.remarks.keys();
+            subjects.filter(|(source, _)| *source == name).count()
+        };
+        let sources = content.sources.iter();
+        sources
+            .map(|(name, view)| (*name, (view.clone(), remarked(*name))))
+            .collect()
+    }
+
     /// All there is to remark about `subject`, a container or a file, in place of what was said
     /// before; nothing when it is fine or gone.
     pub fn remark(&self, source: SourceName, subject: &str, mut remarks: Vec<String>) {

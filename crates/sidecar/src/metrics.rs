@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     cluster::core::Counters,
-    local_view::LocalView,
+    local_view::{LocalView, SourceView},
     proxy::builtin::{ListenState, PlaneStatus},
 };
 
@@ -68,6 +68,7 @@ impl Metrics {
         self.registry(&mut text);
         self.membership(&mut text);
         self.plane(&mut text);
+        self.sources(&mut text);
         self.checks(&mut text);
         text.0
     }
@@ -103,6 +104,36 @@ impl Metrics {
             "Snapshots published.",
             snapshot.version,
         );
+    }
+
+    fn sources(&self, text: &mut Text) {
+        let sources = self.view.sources();
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        type Read = fn(&SourceView, usize) -> usize;
+        let families: [(&str, &str, Read); 3] = [
+            (
+                "sidecar_source_up",
+                "Whether a source of services can be seen.",
+                |view, _| usize::from(view.state == "following"),
+            ),
+            (
+                "sidecar_source_instances",
+                "Instances a source names now, or named last.",
+                |view, _| view.instances,
+            ),
+            (
+                "sidecar_source_remarks",
+                "Containers or files of a source with something odd about them.",
+                |_, remarks| remarks,
+            ),
+        ];
+        for (name, help, read) in families {
+            text.family(name, "gauge", help);
+            for (source, (view, remarks)) in &sources {
+                let (source, value) = (source.as_str(), count(read(view, *remarks)));
+                text.line(format_args!("{name}{{source=\"{source}\"}} {value}"));
+            }
+        }
     }
 
     fn checks(&self, text: &mut Text) {

@@ -18,7 +18,10 @@ use std::{
 
 use memberlist::CLUSTER_NAME_BYTES_MAX;
 
-use crate::{discovery::SourceName, discovery::docker::Endpoint};
+use crate::discovery::{
+    SourceName,
+    docker::{Encryption, Endpoint, Naming},
+};
 pub use gossip::GossipSecurity;
 use values::{parse_bool, parse_duration, parse_int, parse_list};
 use variables::{NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
@@ -100,6 +103,10 @@ pub struct Config {
     pub discovery: Discovery,
     /// `DOCKER_URL`.
     pub docker: Endpoint,
+    /// `SERVICES_NAMER` and what goes with it.
+    pub docker_naming: Naming,
+    /// `SIDECAR_DOCKER_HOLD`; `None` is without end.
+    pub docker_hold: Option<Duration>,
     /// `STATIC_CONFIG_FILE`.
     pub static_file: PathBuf,
     /// `SIDECAR_LEAVE_ON_STOP`.
@@ -199,11 +206,12 @@ impl Config {
             }),
             proxy: reader.proxy(),
             discovery: reader.discovery(),
-            docker: reader.parsed(
-                "DOCKER_URL",
-                "unix://PATH, tcp://HOST:PORT or http://HOST:PORT",
-                |text| Endpoint::parse(text).ok(),
-            ),
+            docker: reader.docker(),
+            docker_naming: reader.naming(),
+            docker_hold: match reader.duration("SIDECAR_DOCKER_HOLD", Duration::ZERO) {
+                Duration::ZERO => None,
+                hold => Some(hold),
+            },
             static_file: PathBuf::from(reader.text("STATIC_CONFIG_FILE")),
             leave_on_stop: reader.switch("SIDECAR_LEAVE_ON_STOP"),
             default_check_endpoint: reader.text("SIDECAR_DEFAULT_CHECK_ENDPOINT"),
@@ -397,6 +405,56 @@ impl<'a> Reader<'a> {
             }) => Discovery::Automatic,
             _ => Discovery::Chosen(chosen),
         }
+    }
+
+    /// The engine, with the variables of Docker's command line.
+    fn docker(&mut self) -> Endpoint {
+        let verify = !self.text("DOCKER_TLS_VERIFY").is_empty();
+        let given = self.text("DOCKER_CERT_PATH");
+        let home = self.environment.get("HOME").filter(|it| !it.is_empty());
+        let certificates = match (given.as_str(), home) {
+            ("", None) => None,
+            ("", Some(home)) => Some(PathBuf::from(home).join(".docker")),
+            (given, _) => Some(PathBuf::from(given)),
+        };
+        // An https address alone says nothing of files: then the system's certificates count.
+        let encryption = if verify || !given.is_empty() {
+            Encryption::Tls { certificates }
+        } else {
+            Encryption::None
+        };
+        self.parsed(
+            "DOCKER_URL",
+            "unix://PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT",
+            |text| Endpoint::with_encryption(text, &encryption).ok(),
+        )
+    }
+
+    fn naming(&mut self) -> Naming {
+        let by_pattern = self.parsed(
+            "SERVICES_NAMER",
+            "docker_label or regex",
+            |word| match word {
+                "docker_label" => Some(false),
+                "regex" => Some(true),
+                _ => None,
+            },
+        );
+        let (label, given_as) = self.take("SERVICES_NAME_LABEL");
+        if label.is_empty() {
+            self.wrong(given_as, &label, "the name of a label");
+        }
+        let (pattern, given_as) = self.take("SERVICES_NAME_MATCH");
+        if !by_pattern {
+            return Naming::Label(label);
+        }
+        Naming::pattern(&pattern).unwrap_or_else(|reason| {
+            let expected = format!(
+                "a regular expression with a group, such as ^/(.+)(-[0-9a-z]{{7,14}})$: {reason}"
+            );
+            self.wrong(given_as, &pattern, expected);
+            Naming::default()
+        })
     }
 
     /// Who switched the original's HAProxy off runs another proxy on the same ports.

@@ -1,4 +1,5 @@
 use super::*;
+
 use crate::gossip_keys::GossipKeys;
 
 fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -302,4 +303,63 @@ fn a_cluster_name_has_a_longest_length() {
         (&*errors[0].name, &*errors[0].value, &*errors[0].expected),
         ("SIDECAR_CLUSTER_NAME", &*too_long, "at most 255 bytes")
     );
+}
+
+#[test]
+fn names_of_docker_services_come_from_a_label_or_a_pattern() {
+    let config = resolve(&[]).unwrap();
+    assert!(matches!(&config.docker_naming, Naming::Label(label) if label == "ServiceName"));
+    assert_eq!(config.docker_hold, Some(Duration::from_secs(3600)));
+    let config = resolve(&[
+        ("SERVICES_NAMER", "regex"),
+        ("SERVICES_NAME_MATCH", "^/(.+)(-[0-9a-z]{7,14})$"),
+        ("SIDECAR_DOCKER_HOLD", "0"),
+    ])
+    .unwrap();
+    assert!(matches!(&config.docker_naming, Naming::Pattern(_)));
+    assert_eq!(config.docker_hold, None);
+    for (name, value, expected) in [
+        ("SERVICES_NAMER", "docker", "docker_label or regex"),
+        ("SERVICES_NAME_MATCH", "^/.+$", "it has no group"),
+        ("SERVICES_NAME_MATCH", "^/(.+", "unclosed group"),
+        ("SERVICES_NAME_LABEL", "", "the name of a label"),
+    ] {
+        let mut variables = vec![(name, value)];
+        if name == "SERVICES_NAME_MATCH" {
+            variables.push(("SERVICES_NAMER", "regex"));
+        }
+        let errors = resolve(&variables).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let text = errors[0].to_string();
+        assert!(text.contains(name) && text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn the_tls_variables_of_dockers_command_line() {
+    let certificates = |pairs: &[(&str, &str)]| {
+        let Endpoint::Tcp { encryption, .. } = resolve(pairs).unwrap().docker else {
+            panic!("{pairs:?} name no TCP endpoint");
+        };
+        match encryption {
+            Encryption::None => "plain".to_owned(),
+            Encryption::Tls { certificates } => match certificates {
+                None => "system".to_owned(),
+                Some(path) => path.display().to_string(),
+            },
+        }
+    };
+    let host = ("DOCKER_HOST", "tcp://10.0.0.5");
+    let verify = ("DOCKER_TLS_VERIFY", "1");
+    let path = ("DOCKER_CERT_PATH", "/certificates");
+    let home = ("HOME", "/home/me");
+    assert_eq!(certificates(&[host, home]), "plain");
+    assert_eq!(certificates(&[host, ("DOCKER_TLS_VERIFY", "")]), "plain");
+    assert_eq!(certificates(&[host, home, verify]), "/home/me/.docker");
+    assert_eq!(certificates(&[host, home, verify, path]), "/certificates");
+    assert_eq!(certificates(&[host, path]), "/certificates");
+    assert_eq!(certificates(&[("DOCKER_URL", "https://a")]), "system");
+    assert_eq!(certificates(&[("DOCKER_URL", "http://a"), verify]), "plain");
+    let socket = resolve(&[verify, path]).unwrap().docker;
+    assert_eq!(socket.to_string(), "unix:///var/run/docker.sock");
 }

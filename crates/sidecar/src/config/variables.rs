@@ -148,9 +148,40 @@ pub const VARIABLES: &[Variable] = &[
         variable(
             "DOCKER_URL",
             "unix:///var/run/docker.sock",
-            "Docker engine: unix://PATH, tcp://HOST:PORT or http://HOST:PORT",
+            "Docker engine: unix://PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT",
         ),
         &["DOCKER_HOST"],
+    ),
+    variable(
+        "DOCKER_TLS_VERIFY",
+        "",
+        "Anything but empty: TLS to an engine at tcp://. Its certificate is always verified",
+    ),
+    variable(
+        "DOCKER_CERT_PATH",
+        "",
+        "Directory with ca.pem, cert.pem and key.pem for TLS to the engine; ~/.docker when empty",
+    ),
+    variable(
+        "SIDECAR_DOCKER_HOLD",
+        "1h",
+        "How long services stay when the Docker engine cannot be reached; 0 is for ever",
+    ),
+    variable(
+        "SERVICES_NAMER",
+        "docker_label",
+        "Where names of services come from: docker_label, or regex for a part of the container's name",
+    ),
+    variable(
+        "SERVICES_NAME_LABEL",
+        "ServiceName",
+        "Label with the name of the service, for docker_label; the image reference without it",
+    ),
+    variable(
+        "SERVICES_NAME_MATCH",
+        "",
+        "For regex: what the first group finds in the container's name, which begins with a slash, \
+         such as ^/(.+)(-[0-9a-z]{7,14})$",
     ),
     variable(
         "STATIC_CONFIG_FILE",
@@ -221,9 +252,6 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
 /// Variables of the original whose function this version does not have: a warning says so.
 pub const NOT_YET: &[&str] = &[
     "SIDECAR_STATS_ADDR",
-    "SERVICES_NAMER",
-    "SERVICES_NAME_LABEL",
-    "SERVICES_NAME_MATCH",
     "K8S_KUBE_API_IP",
     "K8S_KUBE_API_PORT",
     "K8S_NAMESPACE",

@@ -94,6 +94,10 @@ pub type SourceSender = tokio::sync::mpsc::Sender<(SourceName, SourceEvent)>;
 pub struct Settings {
     /// Where the Docker engine answers.
     pub docker: docker::Endpoint,
+    /// How containers' services get their names.
+    pub docker_naming: docker::Naming,
+    /// How long containers stay while the engine cannot be seen; `None` is without end.
+    pub docker_hold: Option<std::time::Duration>,
     /// The static file.
     pub static_file: std::path::PathBuf,
     /// Name of this host in records.

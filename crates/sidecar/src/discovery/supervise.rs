@@ -79,6 +79,9 @@ fn start(
         SourceName::Docker => {
             let config = DockerConfig {
                 endpoint: settings.docker.clone(),
+                naming: settings.docker_naming.clone(),
+                hold: settings.docker_hold,
+                view: settings.view.clone(),
                 hostname: settings.hostname.clone(),
                 advertise_ip: settings.advertise_ip,
             };

@@ -81,3 +81,36 @@ async fn what_is_refused_of_peers_is_shown() {
     let waited = tokio::time::timeout(PATIENCE, all_shown).await;
     assert!(waited.is_ok(), "{}", metrics.render());
 }
+
+#[tokio::test]
+async fn sources_are_shown_with_their_state() {
+    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let config = memberlist::Config {
+        bind: SocketAddr::new(ip, 0),
+        ..memberlist::Config::lan("a", ip)
+    };
+    let (gossip, _events) = memberlist::start(config, Arc::new(NoState)).await.unwrap();
+    let view: Arc<LocalView> = Arc::default();
+    let metrics = Metrics {
+        snapshot: watch::channel(Arc::new(Snapshot::empty("a", "default"))).1,
+        gossip,
+        counters: Arc::default(),
+        plane: watch::channel(Arc::default()).1,
+        view: Arc::clone(&view),
+    };
+    for (state, up) in [("listing", 0), ("following", 1), ("unreachable", 0)] {
+        let source = SourceView {
+            state,
+            since: String::new(),
+            trouble: None,
+            instances: 7,
+            held_until: None,
+        };
+        view.source(crate::discovery::SourceName::Docker, source);
+        let text = metrics.render();
+        let line = format!("sidecar_source_up{{source=\"docker\"}} {up}\n");
+        assert!(text.contains(&line), "{state}: {text}");
+        assert!(text.contains("sidecar_source_instances{source=\"docker\"} 7\n"));
+        assert!(text.contains("sidecar_source_remarks{source=\"docker\"} 0\n"));
+    }
+}

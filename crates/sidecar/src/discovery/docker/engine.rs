@@ -1,6 +1,6 @@
-//! A small client of the Docker Engine API: ping, list, events.
+//! A small client of the Docker Engine API: ping, list, inspect, events.
 //!
-//! Not a general client: three GET requests over plain HTTP/1.1 on a Unix or TCP socket, a new
+//! Not a general client: four GET requests over HTTP/1.1 on a Unix or TCP socket, a new
 //! connection for each, every wait and every body bounded. Paths carry the version the engine names
 //! in its answer to `/_ping`, since it always accepts its own, and none when it names none. Truth:
 //! the Docker Engine API reference, and what engine 20.10 answers.
@@ -24,9 +24,10 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Encryption, Endpoint},
     lines::{Line, Lines},
-    wire::{self, EngineEvent, Listing},
+    tls,
+    wire::{self, EngineEvent, Inspected, Listing, Meaning},
 };
 use crate::net::resolver::{ResolveError, Resolver};
 
@@ -34,8 +35,11 @@ use crate::net::resolver::{ResolveError, Resolver};
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest listing. A container takes one to four kilobytes.
 const LISTING_BYTES_MAX: usize = 64 << 20;
-/// Longest event. Its attributes are the container's labels.
-const EVENT_BYTES_MAX: usize = 1 << 20;
+/// Longest event, and longest description of one container. Both hold the container's labels.
+const EVENT_BYTES_MAX: usize = 4 << 20;
+const INSPECTED_BYTES_MAX: usize = 8 << 20;
+/// Nanoseconds of a second.
+const NANOS: i64 = 1_000_000_000;
 /// Most of an error's body that is read.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Silence after which the kernel probes whether a TCP engine is still there.
@@ -50,6 +54,9 @@ pub enum EngineError {
     /// No connection.
     #[error("cannot connect: {0}")]
     Connect(#[source] io::Error),
+    /// No encrypted connection: certificates or keys do not fit.
+    #[error("cannot encrypt the connection: {0}")]
+    Tls(String),
     /// It accepted, perhaps, but did not answer in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Timeout(Duration),
@@ -93,10 +100,18 @@ impl EngineError {
                 _ => "is the engine running, and DOCKER_URL right?",
             },
             Self::Resolve(_) => "is the host in DOCKER_URL right?",
+            Self::Tls(_) => {
+                "are ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH those for this engine, and does \
+                 its certificate name the host in DOCKER_URL?"
+            }
             Self::Timeout(_) => "look at the engine's log: it may hang",
+            Self::Status { message, .. } if message.contains("HTTPS server") => {
+                "it wants TLS: set DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+            }
             Self::Status { .. } => "look at the engine's log, or at the proxy before its socket",
             Self::Connection(_) | Self::Decode(_) | Self::TooLong(_) => {
-                "is it a Docker engine that DOCKER_URL names, without TLS?"
+                "is it a Docker engine that DOCKER_URL names, and is DOCKER_TLS_VERIFY set where it \
+                 wants TLS?"
             }
             Self::Closed => "it should be back soon",
         }
@@ -198,11 +213,16 @@ impl Engine {
         Ok(listing)
     }
 
-    /// Starts and ends of containers from now on.
-    pub(super) async fn events(&self) -> Result<Events, EngineError> {
-        let filter = r#"{"type":["container"],"event":["start","die","stop","destroy"]}"#;
+    /// What happens to containers from now on, and since `since` as far as the engine remembers:
+    /// nanoseconds since the epoch by its clock.
+    pub(super) async fn events(&self, since: Option<i64>) -> Result<Events, EngineError> {
+        let filter = r#"{"type":["container","network"],"event":["start","die","died","stop","kill","destroy","remove","pause","unpause","rename","oom","health_status","connect","disconnect"]}"#;
         let prefix = &self.version_prefix;
-        let path = format!("{prefix}/events?filters={}", percent_encoded(filter));
+        let since = since.map_or_else(String::new, |at| {
+            let (seconds, nanos) = (at.div_euclid(NANOS), at.rem_euclid(NANOS));
+            format!("&since={seconds}.{nanos:09}")
+        });
+        let path = format!("{prefix}/events?filters={}{since}", percent_encoded(filter));
         let Answer {
             response,
             connection,
@@ -213,6 +233,25 @@ impl Engine {
             lines,
             _connection: connection,
         })
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&self, limit: Duration) -> Result<(), EngineError> {
+        match timeout(limit, self.get("/_ping")).await {
+            // A filter before the socket may refuse pings; then it is the one that lives.
+            Ok(Ok(_) | Err(EngineError::Status { .. })) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(EngineError::Timeout(limit)),
+        }
+    }
+
+    /// More about the container with this full ID than the listing says, whether it runs or not.
+    pub(super) async fn inspect(&self, id: &str) -> Result<Inspected, EngineError> {
+        let prefix = &self.version_prefix;
+        let path = format!("{prefix}/containers/{}/json", percent_encoded(id));
+        let answer = self.get(&path).await?;
+        let body = self.body(answer, INSPECTED_BYTES_MAX).await?;
+        Ok(wire::inspected(&body)?)
     }
 
     async fn listing(&self, path: String) -> Result<Listing, EngineError> {
@@ -271,9 +310,20 @@ impl Engine {
                     .map_err(EngineError::Connect)?;
                 self.request(stream, path).await
             }
-            Endpoint::Tcp { host, port } => {
+            Endpoint::Tcp {
+                host,
+                port,
+                encryption,
+            } => {
                 let stream = self.connect_tcp(host, *port).await?;
-                self.request(stream, path).await
+                match encryption {
+                    Encryption::None => self.request(stream, path).await,
+                    Encryption::Tls { certificates } => {
+                        let encrypted = tls::encrypt(stream, host, certificates.as_deref()).await;
+                        self.request(encrypted.map_err(EngineError::Tls)?, path)
+                            .await
+                    }
+                }
             }
         }
     }
@@ -343,7 +393,10 @@ impl Events {
                 Some(Line::Whole(line)) => return Ok(wire::event(&line)),
                 Some(Line::TooLong) => {
                     let reason = format!("it is longer than {EVENT_BYTES_MAX} bytes");
-                    return Ok(EngineEvent::Unreadable(reason));
+                    return Ok(EngineEvent {
+                        meaning: Meaning::Unreadable(reason),
+                        at: None,
+                    });
                 }
                 None => {}
             }

@@ -2,26 +2,76 @@
 //!
 //! Not the reading of the listing (`wire`), nor the judgement of checks (`health`). The rules are
 //! those of Go Sidecar's labels, with these differences: every spelling of a wildcard address is
-//! one, ports that come twice are merged, and labels that cannot work are complained about.
+//! one, ports that come twice are merged, a container can be announced by its own address, and labels
+//! that cannot work, that nobody reads or that could harm a reader are complained about.
+
+mod typos;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
 use catalog::{InvalidService, Port, Protocol, ProxyMode, Service, Status, Timestamp};
 
-use super::wire::{Container, PublishedPort, short_id};
-use crate::discovery::{CheckSpec, Instance};
+use super::{
+    names::Naming,
+    wire::{Container, PublishedPort, short_id},
+};
+use crate::discovery::{CheckSpec, EngineHealth, Instance};
 
-const NAME: &str = "ServiceName";
 const SERVICE_PORT: &str = "ServicePort_";
 const CHECK_KIND: &str = "HealthCheck";
 const CHECK_ARGS: &str = "HealthCheckArgs";
+const CHECK_INTERVAL: &str = "HealthCheckInterval";
+const CHECK_TIMEOUT: &str = "HealthCheckTimeout";
+const CHECK_RISE: &str = "HealthCheckRise";
+const CHECK_FALL: &str = "HealthCheckFall";
 const PROXY_MODE: &str = "ProxyMode";
 const DISCOVER: &str = "SidecarDiscover";
+const LISTENER: &str = "SidecarListener";
+const NETWORK: &str = "SidecarNetwork";
+
+/// Labels with a meaning of their own, but for the one with the name and those of ports.
+const LABELS: [&str; 10] = [
+    CHECK_KIND,
+    CHECK_ARGS,
+    CHECK_INTERVAL,
+    CHECK_TIMEOUT,
+    CHECK_RISE,
+    CHECK_FALL,
+    PROXY_MODE,
+    DISCOVER,
+    LISTENER,
+    NETWORK,
+];
+
+/// The network of containers that share the host's.
+const HOST_NETWORK: &str = "host";
+/// Longest value of a label about checks, in bytes.
+const CHECK_BYTES_MAX: usize = 8 * 1024;
+/// Complaints about one container; a thousand labels deserve no more.
+const COMPLAINTS_MAX: usize = 32;
+/// Characters that quote or open something in pages, templates or configurations, and that no
+/// service needs in its name.
+const UNFIT: [char; 11] = ['<', '>', '"', '\'', '`', '{', '}', '\\', ';', '#', '$'];
+
+/// What a container is announced with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host<'a> {
+    /// Name of this host in records.
+    pub(super) hostname: &'a str,
+    /// Where ports answer that are bound to all addresses.
+    pub(super) advertise_ip: IpAddr,
+    /// How services get their names.
+    pub(super) naming: &'a Naming,
+}
 
 /// What a container is to this host's account.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mapped {
-    /// `None` when its owner hid it, it is between two lives, or its description is refused.
+    /// `None` when its owner hid it, it is between two lives, it is frozen, or its description is
+    /// refused.
     pub(super) instance: Option<Instance>,
     /// What its owner should know.
     pub(super) complaints: Vec<Complaint>,
@@ -37,75 +87,120 @@ pub(super) enum Complaint {
     #[error("label {label} matches nothing: {suffix:?} is not a container port from 1 to 65535")]
     ServicePortName { label: String, suffix: String },
     /// The label is without effect.
-    #[error(
-        "label {label} matches nothing: container port {port} is not published; publish it with \
-         -p or -P"
-    )]
-    ServicePortUnpublished { label: String, port: u16 },
+    #[error("label {label} matches nothing: container port {port} is not published; {remedy}")]
+    ServicePortUnpublished {
+        label: String,
+        port: u16,
+        remedy: String,
+    },
     /// The record keeps the word; proxies leave the service out.
     #[error("label ProxyMode={value:?} is not one of http, tcp, ws; proxies leave it out")]
     ProxyMode { value: String },
     /// The record has an empty name; nothing can route to it.
-    #[error("label ServiceName is empty, so the service has no name")]
-    EmptyName,
+    #[error("label {label} is empty, so the service has no name")]
+    EmptyName { label: String },
+    /// The container is announced.
+    #[error("label SidecarDiscover={value:?} hides nothing; only the word false does")]
+    Discover { value: String },
+    /// The label counts as absent.
+    #[error(
+        "label {label} is {bytes} bytes long and is ignored; at most {CHECK_BYTES_MAX} are read"
+    )]
+    TooLong { label: &'static str, bytes: usize },
+    /// The label counts as absent.
+    #[error("label {label} holds a NUL and is ignored")]
+    Nul { label: &'static str },
+    /// The label is without effect.
+    #[error("label {label} means nothing; did you mean {meant}?")]
+    Typo { label: String, meant: String },
+    /// The label is without effect.
+    #[error("label SidecarListener={value:?} is without effect: {reason}")]
+    Listener { value: String, reason: &'static str },
+    /// The container is announced as if the label were absent.
+    #[error(
+        "label SidecarNetwork={value:?} matches nothing: the container has no address in a network \
+         of that name; it is in {networks}"
+    )]
+    Network { value: String, networks: String },
+    /// The container is left out.
+    #[error("it is left out: its name {name:?} holds {unfit:?}, which no name needs")]
+    UnfitName { name: String, unfit: char },
     /// The container is left out.
     #[error("it is left out: {0}")]
     Refused(#[from] InvalidService),
 }
 
-/// Maps one container as `hostname` announces it.
-pub(super) fn map(container: &Container, hostname: &str, advertise_ip: IpAddr) -> Mapped {
+/// Whether a container is announced by its own address, which changes with its networks.
+pub(super) fn follows_networks(container: &Container) -> bool {
+    container.label(NETWORK).is_some()
+}
+
+/// Maps one container as `host` announces it.
+pub(super) fn map(container: &Container, host: Host<'_>) -> Mapped {
     let mut complaints = Vec::new();
-    if container.is_restarting() || container.label(DISCOVER) == Some("false") {
+    let hidden = container.label(DISCOVER) == Some("false");
+    if hidden || container.is_restarting() || container.is_paused() {
         return Mapped {
             instance: None,
             complaints,
         };
     }
+    let name = host.naming.name(container);
     let service = Service {
         id: short_id(&container.id).to_owned(),
-        name: container
-            .label(NAME)
-            .unwrap_or_else(|| container.image())
-            .to_owned(),
+        name: name.to_owned(),
         image: container.image().to_owned(),
         created: created(container),
-        hostname: hostname.to_owned(),
-        ports: Some(ports(container, advertise_ip, &mut complaints)),
+        hostname: host.hostname.to_owned(),
+        ports: Some(ports(container, host.advertise_ip, &mut complaints)),
         updated: Timestamp::EPOCH,
         proxy_mode: proxy_mode(container, &mut complaints),
         status: Status::Unknown,
     };
-    if container.label(NAME) == Some("") {
-        complaints.push(Complaint::EmptyName);
+    if let Some(label) = host.naming.label().filter(|_| name.is_empty()) {
+        let label = label.to_owned();
+        complaints.extend(
+            container
+                .label(&label)
+                .map(|_| Complaint::EmptyName { label }),
+        );
     }
-    unmatched_labels(container, &mut complaints);
-    if let Err(error) = service.validate() {
-        complaints.push(error.into());
-        return Mapped {
-            instance: None,
-            complaints,
-        };
+    if let Some(value) = container.label(DISCOVER).filter(|it| *it != "true") {
+        let value = value.to_owned();
+        complaints.push(Complaint::Discover { value });
     }
-    let word = |label| {
-        container
-            .label(label)
-            .filter(|it| !it.is_empty())
-            .map(str::to_owned)
-    };
-    let check = CheckSpec {
-        kind: word(CHECK_KIND),
-        args: word(CHECK_ARGS),
-        ..CheckSpec::default()
-    };
-    Mapped {
-        instance: Some(Instance {
-            service,
-            check,
-            engine_health: None,
+    let check = check(container, &mut complaints);
+    listener(container, &service, &mut complaints);
+    unmatched_labels(container, host.naming, &mut complaints);
+    let refused = refusal(&service);
+    let instance = refused.is_none().then(|| Instance {
+        service,
+        check,
+        engine_health: container.health().map(|healthy| EngineHealth {
+            healthy,
+            output: String::new(),
         }),
+    });
+    // What is worst comes first, in case there is more than fits.
+    complaints.splice(0..0, refused);
+    complaints.truncate(COMPLAINTS_MAX);
+    Mapped {
+        instance,
         complaints,
     }
+}
+
+/// Why nobody shall read this record.
+fn refusal(service: &Service) -> Option<Complaint> {
+    if let Err(error) = service.validate() {
+        return Some(error.into());
+    }
+    let unfit = |text: &str| text.chars().find(|it| UNFIT.contains(it));
+    let texts = [&service.name, &service.proxy_mode, &service.image];
+    texts.into_iter().find_map(|text| {
+        let name = text.clone();
+        unfit(text).map(|unfit| Complaint::UnfitName { name, unfit })
+    })
 }
 
 fn created(container: &Container) -> Timestamp {
@@ -123,12 +218,43 @@ fn proxy_mode(container: &Container, complaints: &mut Vec<Complaint>) -> String 
     value.to_owned()
 }
 
-/// Published TCP and UDP ports in the engine's order, each once.
+fn check(container: &Container, complaints: &mut Vec<Complaint>) -> CheckSpec {
+    let mut word = |label| {
+        let value = container.label(label).filter(|it| !it.is_empty())?;
+        let bytes = value.len();
+        if bytes > CHECK_BYTES_MAX {
+            complaints.push(Complaint::TooLong { label, bytes });
+            return None;
+        }
+        if value.contains('\0') {
+            complaints.push(Complaint::Nul { label });
+            return None;
+        }
+        Some(value.to_owned())
+    };
+    CheckSpec {
+        kind: word(CHECK_KIND),
+        args: word(CHECK_ARGS),
+        interval: word(CHECK_INTERVAL),
+        timeout: word(CHECK_TIMEOUT),
+        rise: word(CHECK_RISE),
+        fall: word(CHECK_FALL),
+    }
+}
+
+/// Published TCP and UDP ports in the engine's order, each once; those of the container itself when
+/// it is announced by its own address.
 fn ports(
     container: &Container,
     advertise_ip: IpAddr,
     complaints: &mut Vec<Complaint>,
 ) -> Vec<Port> {
+    if let Some(network) = container.label(NETWORK) {
+        match own_address(container, network, advertise_ip) {
+            Some(ip) => return own_ports(container, &ip, complaints),
+            None => complaints.push(no_network(container, network)),
+        }
+    }
     let mut ports: Vec<Port> = Vec::new();
     for listed in container.ports() {
         let (Some(port), Some(protocol)) = (listed.public(), Protocol::parse(listed.kind())) else {
@@ -137,7 +263,7 @@ fn ports(
         let port = Port {
             kind: protocol.as_str().to_owned(),
             port,
-            service_port: service_port(container, listed, complaints),
+            service_port: service_port(container, listed.private(), complaints),
             ip: bind_ip(listed.ip(), advertise_ip),
         };
         // Engines list one publication once for IPv4 and once for IPv6.
@@ -148,13 +274,62 @@ fn ports(
     ports
 }
 
+/// Where a container answers by itself in a network: with the host's, at the host's address.
+fn own_address(container: &Container, network: &str, advertise_ip: IpAddr) -> Option<String> {
+    let mut networks = container.networks();
+    let (_, address) = networks.find(|(name, _)| *name == network)?;
+    match address {
+        None if network == HOST_NETWORK => Some(advertise_ip.to_string()),
+        address => address.map(str::to_owned),
+    }
+}
+
+/// The ports its image exposes, and those its labels name.
+fn own_ports(container: &Container, ip: &str, complaints: &mut Vec<Complaint>) -> Vec<Port> {
+    let exposed = container.ports().iter().filter_map(|listed| {
+        let protocol = Protocol::parse(listed.kind())?;
+        (listed.private() != 0).then(|| (protocol.as_str().to_owned(), listed.private()))
+    });
+    let mut own: Vec<(String, u16)> = exposed.collect();
+    for (label, _) in container.labels() {
+        let named = label.strip_prefix(SERVICE_PORT).and_then(container_port);
+        let Some(port) = named.filter(|port| own.iter().all(|(_, known)| known != port)) else {
+            continue;
+        };
+        own.push((Protocol::Tcp.as_str().to_owned(), port));
+    }
+    let mut ports: Vec<Port> = Vec::new();
+    for (kind, port) in own {
+        let service_port = service_port(container, port, complaints);
+        let ip = ip.to_owned();
+        let port = Port {
+            kind,
+            port,
+            service_port,
+            ip,
+        };
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+fn no_network(container: &Container, wanted: &str) -> Complaint {
+    let names: Vec<_> = container.networks().map(|(name, _)| name).collect();
+    Complaint::Network {
+        value: wanted.to_owned(),
+        networks: if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        },
+    }
+}
+
 /// The port clients use, by the label of the container port; 0 when there is none.
-fn service_port(
-    container: &Container,
-    listed: &PublishedPort,
-    complaints: &mut Vec<Complaint>,
-) -> u16 {
-    let label = format!("{SERVICE_PORT}{}", listed.private());
+fn service_port(container: &Container, private: u16, complaints: &mut Vec<Complaint>) -> u16 {
+    let label = format!("{SERVICE_PORT}{private}");
     let Some(value) = container.label(&label) else {
         return 0;
     };
@@ -187,278 +362,84 @@ fn bind_ip(listed: &str, advertise_ip: IpAddr) -> String {
     }
 }
 
-fn unmatched_labels(container: &Container, complaints: &mut Vec<Complaint>) {
+/// The port a label's end names. It is compared as text with a printed port, so `080` or `+80`
+/// never match.
+fn container_port(suffix: &str) -> Option<u16> {
+    let port: u16 = suffix.parse().ok()?;
+    (port != 0 && port.to_string() == suffix).then_some(port)
+}
+
+fn listener(container: &Container, service: &Service, complaints: &mut Vec<Complaint>) {
+    let Some(value) = container.label(LISTENER) else {
+        return;
+    };
+    let mut ports = service.port_list().iter();
+    let reason = match value.parse::<u16>() {
+        Err(_) => "it is not a port from 1 to 65535",
+        Ok(port) if ports.any(|it| it.service_port == port && it.kind == "tcp" && port != 0) => {
+            "this version sends no events to listeners"
+        }
+        Ok(_) => "no ServicePort label of this container leads a TCP port to it",
+    };
+    let value = value.to_owned();
+    complaints.push(Complaint::Listener { value, reason });
+}
+
+fn unmatched_labels(container: &Container, naming: &Naming, complaints: &mut Vec<Complaint>) {
+    let own_address = follows_networks(container);
     for (label, _) in container.labels() {
+        if complaints.len() > COMPLAINTS_MAX {
+            return;
+        }
         let Some(suffix) = label.strip_prefix(SERVICE_PORT) else {
+            let meant = typos::meant(label, naming.label(), &LABELS);
+            let label = label.to_owned();
+            complaints.extend(meant.map(|meant| Complaint::Typo { label, meant }));
             continue;
         };
         let label = label.to_owned();
-        // The suffix is compared as text with a printed port, so `080` or `+80` never match.
-        match suffix
-            .parse::<u16>()
-            .ok()
-            .filter(|port| *port != 0 && port.to_string() == suffix)
-        {
-            None => {
-                complaints.push(Complaint::ServicePortName {
-                    label,
-                    suffix: suffix.to_owned(),
-                });
-            }
+        match container_port(suffix) {
+            None => complaints.push(Complaint::ServicePortName {
+                label,
+                suffix: suffix.to_owned(),
+            }),
             Some(port) => {
                 let published = |it: &PublishedPort| {
                     it.private() == port
                         && it.public().is_some()
                         && Protocol::parse(it.kind()).is_some()
                 };
-                if !container.ports().iter().any(published) {
-                    complaints.push(Complaint::ServicePortUnpublished { label, port });
+                if !own_address && !container.ports().iter().any(published) {
+                    let remedy = remedy(container, port);
+                    complaints.push(Complaint::ServicePortUnpublished {
+                        label,
+                        port,
+                        remedy,
+                    });
                 }
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::discovery::docker::wire::listing;
-
-    fn mapped(container: &Value) -> Mapped {
-        let listing = listing(json!([container]).to_string().as_bytes()).unwrap();
-        assert!(listing.unreadable.is_empty(), "{:?}", listing.unreadable);
-        map(
-            &listing.containers[0],
-            "node-a",
-            "10.20.0.11".parse().unwrap(),
-        )
+/// What would make a port that is not published reachable.
+fn remedy(container: &Container, port: u16) -> String {
+    if container.networks().any(|(name, _)| name == HOST_NETWORK) {
+        return "the container shares the host's network; add the label SidecarNetwork=host".into();
     }
-
-    /// A container with these labels and these ports as (IP, private, public, type).
-    fn container(labels: Value, ports: &[(&str, u16, u16, &str)]) -> Value {
-        let ports: Vec<_> = ports
-            .iter()
-            .map(|(ip, private, public, kind)| {
-                json!({"IP": ip, "PrivatePort": private, "PublicPort": public, "Type": kind})
-            })
-            .collect();
-        json!({"Id": "a1b2c3d4e5f6a7b8", "Names": ["/shop_web_1"], "Image": "acme/web:1.8.2",
-               "Created": 1770110127, "Labels": labels, "Ports": ports, "State": "running"})
-    }
-
-    /// The mapping as one short text.
-    fn check(container: &Value, expect: Expect) {
-        let Mapped {
-            instance,
-            complaints,
-        } = mapped(container);
-        let mut text = match instance {
-            None => "nothing\n".to_owned(),
-            Some(Instance { service, check, .. }) => {
-                let mut text =
-                    format!("{} {:?} {}\n", service.id, service.name, service.proxy_mode);
-                for port in service.port_list() {
-                    let Port {
-                        kind,
-                        port,
-                        service_port,
-                        ip,
-                    } = port;
-                    text += &format!("{ip}:{port}/{kind} <- {service_port}\n");
-                }
-                if check != CheckSpec::default() {
-                    text += &format!("{check:?}\n");
-                }
-                text
-            }
-        };
-        for complaint in complaints {
-            text += &format!("! {complaint}\n");
-        }
-        expect.assert_eq(&text);
-    }
-
-    #[test]
-    fn the_whole_record() {
-        let it = container(json!({"ServiceName": "web"}), &[]);
-        let service = mapped(&it).instance.unwrap().service;
-        assert_eq!(
-            service,
-            Service {
-                id: "a1b2c3d4e5f6".into(),
-                name: "web".into(),
-                image: "acme/web:1.8.2".into(),
-                created: "2026-02-03T09:15:27Z".parse().unwrap(),
-                hostname: "node-a".into(),
-                ports: Some(vec![]),
-                updated: Timestamp::EPOCH,
-                proxy_mode: "http".into(),
-                status: Status::Unknown,
-            }
+    let mut published: Vec<_> = container.ports().iter().collect();
+    published.retain(|it| it.public().is_some());
+    let mut others: Vec<String> = published
+        .iter()
+        .map(|it| it.private().to_string())
+        .collect();
+    others.dedup();
+    if others.is_empty() {
+        return format!(
+            "publish it with -p {port} or -P, or announce the container's own address with the \
+             label SidecarNetwork"
         );
     }
-
-    #[test]
-    fn names_modes_and_checks() {
-        check(
-            &container(json!({}), &[]),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" http
-            "#]],
-        );
-        check(
-            &container(json!({"ServiceName": "", "ProxyMode": ""}), &[]),
-            expect![[r#"
-                a1b2c3d4e5f6 "" http
-                ! label ServiceName is empty, so the service has no name
-            "#]],
-        );
-        check(
-            &container(
-                json!({"ProxyMode": "ws", "HealthCheck": "HttpGet",
-                       "HealthCheckArgs": "http://{{ host }}:{{ tcp 10110 }}/"}),
-                &[],
-            ),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" ws
-                CheckSpec { kind: Some("HttpGet"), args: Some("http://{{ host }}:{{ tcp 10110 }}/"), interval: None, timeout: None, rise: None, fall: None }
-            "#]],
-        );
-        check(
-            &container(
-                json!({"ProxyMode": "HTTP", "HealthCheck": "", "HealthCheckArgs": null}),
-                &[],
-            ),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" HTTP
-                ! label ProxyMode="HTTP" is not one of http, tcp, ws; proxies leave it out
-            "#]],
-        );
-    }
-
-    #[test]
-    fn only_the_exact_word_false_hides_a_container() {
-        for (word, found) in [("false", false), ("False", true), ("no", true), ("", true)] {
-            let it = mapped(&container(json!({ "SidecarDiscover": word }), &[]));
-            assert_eq!(it.instance.is_some(), found, "{word:?}");
-        }
-    }
-
-    #[test]
-    fn wildcards_of_any_spelling_become_the_advertise_address_and_merge() {
-        check(
-            &container(
-                json!({"ServicePort_80": "10100"}),
-                &[
-                    ("0.0.0.0", 80, 32768, "tcp"),
-                    ("::", 80, 32768, "tcp"),
-                    ("[::]", 80, 32768, "tcp"),
-                    ("0:0:0:0:0:0:0:0", 80, 32768, "tcp"),
-                    ("", 80, 32768, "tcp"),
-                    ("::ffff:0.0.0.0", 80, 32768, "tcp"),
-                ],
-            ),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" http
-                10.20.0.11:32768/tcp <- 10100
-            "#]],
-        );
-    }
-
-    #[test]
-    fn ports_keep_the_order_and_differ_by_type_number_and_address() {
-        check(
-            &container(
-                json!({"ServicePort_53": "10053"}),
-                &[
-                    ("0.0.0.0", 53, 32768, "udp"),
-                    ("0.0.0.0", 53, 32768, "tcp"),
-                    ("127.0.0.1", 53, 8053, "tcp"),
-                    ("0.0.0.0", 53, 8053, "tcp"),
-                    ("10.20.0.11", 53, 8053, "tcp"),
-                    ("fd00::1", 80, 8053, "tcp"),
-                    ("0.0.0.0", 9899, 9899, "sctp"),
-                    ("", 443, 0, "tcp"),
-                ],
-            ),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" http
-                10.20.0.11:32768/udp <- 10053
-                10.20.0.11:32768/tcp <- 10053
-                127.0.0.1:8053/tcp <- 10053
-                10.20.0.11:8053/tcp <- 10053
-                fd00::1:8053/tcp <- 0
-            "#]],
-        );
-    }
-
-    #[test]
-    fn service_port_labels_that_cannot_work_are_complained_about_once() {
-        check(
-            &container(
-                json!({"ServicePort_80": "ten", "ServicePort_81": "10081", "ServicePort_82": "70000",
-                       "ServicePort_83": "-1", "ServicePort_84": "0", "ServicePort_web": "1",
-                       "ServicePort_080": "1", "ServicePort_": "1"}),
-                &[
-                    ("0.0.0.0", 80, 32768, "tcp"),
-                    ("::", 80, 32768, "tcp"),
-                    ("", 81, 0, "tcp"),
-                    ("", 82, 32770, "tcp"),
-                    ("", 83, 32771, "tcp"),
-                    ("", 84, 32772, "tcp"),
-                ],
-            ),
-            expect![[r#"
-                a1b2c3d4e5f6 "acme/web:1.8.2" http
-                10.20.0.11:32768/tcp <- 0
-                10.20.0.11:32770/tcp <- 0
-                10.20.0.11:32771/tcp <- 0
-                10.20.0.11:32772/tcp <- 0
-                ! label ServicePort_80="ten" is not a port from 0 to 65535 and is ignored
-                ! label ServicePort_82="70000" is not a port from 0 to 65535 and is ignored
-                ! label ServicePort_83="-1" is not a port from 0 to 65535 and is ignored
-                ! label ServicePort_ matches nothing: "" is not a container port from 1 to 65535
-                ! label ServicePort_080 matches nothing: "080" is not a container port from 1 to 65535
-                ! label ServicePort_81 matches nothing: container port 81 is not published; publish it with -p or -P
-                ! label ServicePort_web matches nothing: "web" is not a container port from 1 to 65535
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_description_that_could_break_others_is_left_out() {
-        check(
-            &container(json!({"ServiceName": "web\n\tbind *:80"}), &[]),
-            expect![[r#"
-                nothing
-                ! it is left out: field Name holds a control character: "web\n\tbind *:80"
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_container_between_two_lives_is_not_there() {
-        let mut it = container(json!({}), &[]);
-        it["State"] = json!("restarting");
-        assert_eq!(mapped(&it).instance, None);
-        it["State"] = json!("meditating");
-        assert!(mapped(&it).instance.is_some());
-    }
-
-    #[test]
-    fn an_empty_description_maps_and_times_out_of_range_are_clamped() {
-        let it = mapped(&json!({"Id": "x"})).instance.unwrap().service;
-        assert_eq!(
-            (it.id.as_str(), it.name.as_str(), it.created),
-            ("x", "", Timestamp::EPOCH)
-        );
-        assert!(
-            mapped(&json!({"Id": "x", "Created": i64::MAX}))
-                .instance
-                .is_some()
-        );
-    }
+    let others = others.join(", ");
+    format!("publish it with -p {port}; published are {others}")
 }

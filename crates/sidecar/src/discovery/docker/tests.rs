@@ -9,13 +9,14 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Mutex, mpsc},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
-use super::*;
+use super::{engine::Engine, *};
+use crate::discovery::{Instance, SourceEvent, SourceName};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const A: &str = "aaaaaaaaaaaa0000000000000000000000000000000000000000000000000000";
 const B: &str = "bbbbbbbbbbbb0000000000000000000000000000000000000000000000000000";
@@ -120,6 +121,20 @@ async fn answer(
                     Transfer-Encoding: chunked\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         streams.send(stream).await.unwrap();
+    } else if let Some(id) = path
+        .strip_prefix("/v1.41/containers/")
+        .and_then(|it| it.strip_suffix("/json"))
+    {
+        let listed = containers.lock().await.clone();
+        let found = listed.iter().find(|it| it["Id"] == id);
+        let body = found
+            .map_or_else(|| json!({}), |it| it["Inspected"].clone())
+            .to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .await
+            .unwrap();
     } else if path.starts_with("/v1.41/containers/json") {
         let listed = containers.lock().await.clone();
         let asked = |it: &&Value| {
@@ -154,9 +169,20 @@ fn container(id: &str, name: &str, public_port: u16) -> Value {
 }
 
 fn event(action: &str, id: &str) -> String {
+    event_at(action, id, 1_000)
+}
+
+fn event_at(action: &str, id: &str, nanos: i64) -> String {
     let attributes = json!({"ServiceName": "web", "name": "web_1"});
     let actor = json!({"ID": id, "Attributes": attributes});
-    json!({"Type": "container", "Action": action, "Actor": actor, "time": 1}).to_string() + "\n"
+    json!({"Type": "container", "Action": action, "Actor": actor, "timeNano": nanos}).to_string()
+        + "\n"
+}
+
+fn kill(signal: u8, id: &str) -> String {
+    let actor = json!({"ID": id, "Attributes": {"signal": signal.to_string()}});
+    json!({"Type": "container", "Action": "kill", "Actor": actor, "timeNano": 1_000}).to_string()
+        + "\n"
 }
 
 /// Sends each piece as a chunk of its own.
@@ -173,19 +199,35 @@ struct Source {
     events: mpsc::Receiver<(SourceName, SourceEvent)>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
+    view: Arc<LocalView>,
 }
 
 impl Source {
     fn start(endpoint: Endpoint) -> Self {
+        Self::with(config(endpoint))
+    }
+
+    fn with(config: DockerConfig) -> Self {
         let (sender, events) = mpsc::channel(1);
         let shutdown = CancellationToken::new();
-        let config = config(endpoint);
+        let view = Arc::clone(&config.view);
         let task = tokio::spawn(run(config, Resolver::default(), sender, shutdown.clone()));
         Self {
             events,
             shutdown,
             task,
+            view,
         }
+    }
+
+    /// What `/api/v2/local` shows.
+    fn shown(&self) -> Value {
+        serde_json::from_str(&self.view.document().unwrap()).unwrap()
+    }
+
+    async fn silence(&mut self, period: Duration) {
+        let silence = timeout(period, self.events.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
     }
 
     async fn next(&mut self) -> String {
@@ -195,7 +237,10 @@ impl Source {
         let instance = |instance: &Instance| {
             let service = &instance.service;
             let ports: Vec<_> = service.port_list().iter().map(|it| it.port).collect();
-            format!("{} {} {ports:?}", service.id, service.name)
+            let health = instance.engine_health.as_ref();
+            let health =
+                health.map_or_else(String::new, |it| format!(" {:?} {}", it.healthy, it.output));
+            format!("{} {} {ports:?}{health}", service.id, service.name)
         };
         match event {
             SourceEvent::Init => "init".into(),
@@ -224,8 +269,11 @@ fn config(endpoint: Endpoint) -> DockerConfig {
     let advertise_ip = "10.20.0.11".parse().unwrap();
     DockerConfig {
         endpoint,
+        naming: Naming::default(),
+        hold: None,
         hostname: "node-a".into(),
         advertise_ip,
+        view: Arc::default(),
     }
 }
 
@@ -410,6 +458,7 @@ async fn whether_an_engine_answers() {
     let endpoint = Endpoint::Tcp {
         host: "127.0.0.1".into(),
         port,
+        encryption: Encryption::None,
     };
     let error = engine_answers(&endpoint, &resolver, PATIENCE)
         .await
@@ -425,6 +474,206 @@ async fn whether_an_engine_answers() {
     );
 }
 
+#[tokio::test]
+async fn stop_takes_it_out_of_service_while_its_grace_period_runs() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768)]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    send(&mut stream, &[&kill(15, A)]).await;
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+    // It is still listed, and a listing that somebody asks for does not bring it back.
+    send(&mut stream, &["?\n"]).await;
+    assert_eq!(source.listing().await, [""; 0]);
+    let remark = source.shown()["remarks"][0].clone();
+    assert_eq!(remark["subject"], "web_1 (aaaaaaaaaaaa)");
+    assert!(
+        remark["remarks"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("it was told to end")
+    );
+    // A restart begins anew, with another port.
+    engine.containers.lock().await[0] = container(A, "web", 40000);
+    send(&mut stream, &[&event("die", A), &event("start", A)]).await;
+    assert_eq!(source.next().await, "apply aaaaaaaaaaaa web [40000]");
+}
+
+#[tokio::test]
+async fn signals_that_end_nothing_change_nothing_unless_they_are_the_stop_signal() {
+    let mut graceful = container(B, "db", 32769);
+    graceful["Inspected"] = json!({"Config": {"StopSignal": "SIGWINCH"}});
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768), graceful]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    // HUP, USR1 and WINCH for one, and then WINCH for the other.
+    let signals = [kill(1, A), kill(10, A), kill(28, A), kill(28, B)];
+    send(&mut stream, &signals.each_ref().map(String::as_str)).await;
+    assert_eq!(source.next().await, "delete bbbbbbbbbbbb");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_that_does_not_stop_it_does_not_remove_it_for_ever() {
+    let mut patient = container(A, "web", 32768);
+    patient["Inspected"] = json!({"Config": {"StopTimeout": 60}});
+    let mut engine = FakeEngine::start(vec![patient]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    let started = Instant::now();
+    send(&mut stream, &[&kill(15, A)]).await;
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+    while source.listing().await.is_empty() {}
+    let grace = started.elapsed().as_secs();
+    assert!((65..=67).contains(&grace), "{grace} s");
+    assert!(source.shown()["remarks"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_older_than_an_end_brings_nothing_back() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768)]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    // The engine lists it still when it has told of its end.
+    send(&mut stream, &[&event("die", A), "?\n"]).await;
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+    assert_eq!(source.listing().await, [""; 0]);
+    // That it does so after a while means that it runs.
+    assert_eq!(source.listing().await, ["listed aaaaaaaaaaaa web [32768]"]);
+}
+
+#[tokio::test]
+async fn paused_and_renamed() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768)]);
+    let naming = Naming::pattern("^/(.+)_1$").unwrap();
+    let mut source = Source::with(DockerConfig {
+        naming,
+        ..config(engine.endpoint())
+    });
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    send(&mut stream, &[&event("pause", A)]).await;
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+    // The listing may not know yet that it runs again.
+    engine.containers.lock().await[0]["State"] = json!("paused");
+    send(&mut stream, &[&event("unpause", A)]).await;
+    assert_eq!(source.next().await, "apply aaaaaaaaaaaa web [32768]");
+    engine.containers.lock().await[0] = container(A, "shop", 32768);
+    send(&mut stream, &[&event("rename", A)]).await;
+    assert_eq!(source.next().await, "apply aaaaaaaaaaaa shop [32768]");
+}
+
+#[tokio::test]
+async fn the_engines_check_comes_with_its_output() {
+    let checked = |status: &str, output: &str| {
+        let mut it = container(A, "web", 32768);
+        it["Labels"]["HealthCheck"] = json!("Docker");
+        it["Status"] = json!(format!("Up 3 seconds ({status})"));
+        it["Inspected"] = json!({"State": {"Health": {"Log": [{"Output": output}]}}});
+        it
+    };
+    let mut engine = FakeEngine::start(vec![checked("health: starting", "")]);
+    let mut source = Source::start(engine.endpoint());
+    assert_eq!(
+        source.listing().await,
+        ["listed aaaaaaaaaaaa web [32768] None "]
+    );
+    let mut stream = engine.event_stream().await;
+    for (status, output, told) in [
+        ("healthy", "fine", "Some(true) fine"),
+        ("unhealthy", "refused", "Some(false) refused"),
+    ] {
+        engine.containers.lock().await[0] = checked(status, output);
+        send(
+            &mut stream,
+            &[&event(&format!("health_status: {status}"), A)],
+        )
+        .await;
+        let told = format!("apply aaaaaaaaaaaa web [32768] {told}");
+        assert_eq!(source.next().await, told);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_cut_in_the_middle_of_a_message_is_resumed_where_it_broke() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 1), container(B, "db", 2)]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let mut stream = engine.event_stream().await;
+    let started = event_at("start", A, 1_700_000_000_000_000_007);
+    let lost = event_at("die", B, 1_700_000_000_000_000_008);
+    send(&mut stream, &[&started, &lost[..lost.len() / 2]]).await;
+    assert_eq!(source.next().await, "apply aaaaaaaaaaaa web [1]");
+    engine.containers.lock().await.pop();
+    drop(stream);
+    assert_eq!(source.listing().await, ["listed aaaaaaaaaaaa web [1]"]);
+    let mut stream = engine.event_stream().await;
+    let requests = engine.requests.lock().await.clone();
+    let resumed = "&since=1700000000.000000008 ";
+    assert!(
+        requests.iter().any(|it| it.contains(resumed)),
+        "{requests:?}"
+    );
+    // What is told again of a life that is over changes nothing; what is newer does.
+    engine.containers.lock().await[0]["Inspected"] = json!({"State":
+        {"Running": true, "StartedAt": "2023-11-14T22:13:20.000000500Z"}});
+    let old = event_at("die", A, 1_700_000_000_000_000_400);
+    let new = event_at("die", A, 1_700_000_000_000_000_600);
+    send(&mut stream, &[&old]).await;
+    source.silence(Duration::from_millis(300)).await;
+    send(&mut stream, &[&new]).await;
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_seen_stays_for_the_time_that_is_set() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768)]);
+    let mut source = Source::with(DockerConfig {
+        hold: Some(Duration::from_secs(120)),
+        ..config(engine.endpoint())
+    });
+    source.listing().await;
+    drop(engine.event_stream().await);
+    engine.stop().await;
+    source.silence(Duration::from_secs(110)).await;
+    let docker = source.shown()["sources"]["docker"].clone();
+    assert_eq!(
+        (&docker["state"], &docker["instances"]),
+        (&json!("unreachable"), &json!(1))
+    );
+    assert!(docker["held_until"].is_string(), "{docker}");
+    assert_eq!(source.next().await, "delete aaaaaaaaaaaa");
+    engine.start_again();
+    assert_eq!(source.listing().await, ["listed aaaaaaaaaaaa web [32768]"]);
+    assert_eq!(source.shown()["sources"]["docker"]["state"], "following");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_falls_silent_is_asked_for_a_sign_of_life() {
+    let mut engine = FakeEngine::start(vec![container(A, "web", 32768)]);
+    let mut source = Source::start(engine.endpoint());
+    source.listing().await;
+    let _stream = engine.event_stream().await;
+    // It accepts still, and never answers again: the task hangs before its next request.
+    let containers = Arc::clone(&engine.containers);
+    let _frozen = containers.lock().await;
+    engine.task.abort();
+    let listener = UnixListener::bind(engine.directory.path().join("frozen.sock")).unwrap();
+    let (frozen, socket) = ("frozen.sock", "docker.sock");
+    std::fs::rename(
+        engine.directory.path().join(frozen),
+        engine.directory.path().join(socket),
+    )
+    .unwrap();
+    source.silence(Duration::from_secs(11)).await;
+    let docker = source.shown()["sources"]["docker"].clone();
+    assert_eq!(docker["state"], "unreachable", "{docker}");
+    assert_eq!(docker["instances"], 1);
+    drop(listener);
+}
+
 /// Time is paused: the clock jumps to the next deadline whenever nothing else can happen.
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_accepts_and_never_answers_is_given_up() {
@@ -438,12 +687,20 @@ async fn an_engine_that_accepts_and_never_answers_is_given_up() {
     assert!(started.elapsed() >= Duration::from_secs(3));
     assert!(started.elapsed() < Duration::from_secs(4));
 
-    let (events, _receiver) = mpsc::channel(1);
-    let mut follower = Follower::new(config(endpoint), Resolver::default(), events);
-    // An hour of it: attempts never end, the complaint is made once.
-    let hour = timeout(Duration::from_secs(3600), follower.follow()).await;
-    assert!(hour.is_err(), "it gave up");
-    assert_eq!(follower.unreachable.len(), 1);
+    // An hour of it: attempts never end.
+    let mut source = Source::start(endpoint);
+    let hour = timeout(Duration::from_secs(3600), source.events.recv()).await;
+    assert!(hour.is_err(), "it said something: {hour:?}");
+    let docker = source.shown()["sources"]["docker"].clone();
+    assert_eq!(docker["state"], "unreachable");
+    assert!(
+        docker["trouble"]
+            .as_str()
+            .unwrap()
+            .contains("no answer within 10 s"),
+        "{docker}"
+    );
+    assert_eq!(docker["held_until"], Value::Null);
     drop(listener);
 }
 
@@ -461,53 +718,4 @@ async fn a_listing_is_bounded_in_time() {
     });
     assert!(matches!(engine.list().await, Err(EngineError::Timeout(_))));
     server.abort();
-}
-
-#[test]
-fn ports_in_another_order_are_the_same_ports() {
-    let listing = |ports: [u16; 2]| {
-        let port = |it| json!({"PrivatePort": it, "PublicPort": it, "Type": "tcp"});
-        let container = json!([{"Id": A, "Ports": ports.map(port)}]);
-        wire::listing(container.to_string().as_bytes())
-            .unwrap()
-            .containers
-            .remove(0)
-    };
-    let (events, _receiver) = mpsc::channel(1);
-    let endpoint = Endpoint::Unix("/none".into());
-    let mut follower = Follower::new(config(endpoint), Resolver::default(), events);
-    let first = follower.mapped(&listing([80, 443])).unwrap();
-    follower
-        .known
-        .insert(first.service.id.clone(), first.clone());
-    assert_eq!(follower.mapped(&listing([443, 80])), Some(first.clone()));
-    assert_ne!(follower.mapped(&listing([443, 81])), Some(first));
-}
-
-#[test]
-fn a_complaint_is_made_once_for_a_container() {
-    let (events, _receiver) = mpsc::channel(1);
-    let endpoint = Endpoint::Unix("/none".into());
-    let mut follower = Follower::new(config(endpoint), Resolver::default(), events);
-    let text = json!([{"Id": A, "Labels": {"ServicePort_81": "1", "ProxyMode": "x"}}]).to_string();
-    let container = wire::listing(text.as_bytes()).unwrap().containers.remove(0);
-    for _ in 0..100 {
-        follower.mapped(&container);
-    }
-    assert_eq!(follower.complained["aaaaaaaaaaaa"].len(), 2);
-    for number in 0..100 {
-        follower.complain("x", "x", format!("{number}"));
-    }
-    assert_eq!(follower.complained["x"].len(), COMPLAINTS_MAX);
-}
-
-#[test]
-fn waits_are_jittered_between_half_and_all() {
-    for _ in 0..1000 {
-        let delay = jittered(BACKOFF_MAX);
-        assert!(
-            (BACKOFF_MAX / 2..=BACKOFF_MAX).contains(&delay),
-            "{delay:?}"
-        );
-    }
 }

@@ -1,4 +1,4 @@
-//! The engine's JSON, as far as it is used: the container listing and the event stream.
+//! The engine's JSON, as far as it is used: containers, one by one and listed, and events.
 //!
 //! Not the engine's schema: only the fields read here are named, each may be absent or `null`, words
 //! are kept as text, and one container that cannot be read does not hide the others. Shapes are
@@ -8,6 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::stop;
+
+/// Most of what the engine's check said that is kept.
+const HEALTH_OUTPUT_CHARS_MAX: usize = 512;
 
 /// One container of `GET /containers/json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +28,24 @@ pub(super) struct Container {
     labels: Option<BTreeMap<String, Option<String>>>,
     ports: Option<Vec<PublishedPort>>,
     state: Option<String>,
+    /// For people: `Up 3 minutes (healthy)`.
+    status: Option<String>,
+    network_settings: Option<NetworkSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings {
+    networks: Option<BTreeMap<String, Option<Attachment>>>,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, Deserialize)]
+struct Attachment {
+    #[serde(rename = "IPAddress")]
+    ipv4: Option<String>,
+    #[serde(rename = "GlobalIPv6Address")]
+    ipv6: Option<String>,
 }
 
 /// One port of a container; published when it has a public port.
@@ -75,9 +98,50 @@ impl Container {
         self.ports.as_deref().unwrap_or_default()
     }
 
+    /// Its name with the leading slash, as patterns of names are written for; empty without one.
+    pub(super) fn full_name(&self) -> &str {
+        let mut names = self.names.iter().flatten();
+        names.next().map_or("", String::as_str)
+    }
+
     /// Whether it waits between two lives: listed, but not running and without its ports.
     pub(super) fn is_restarting(&self) -> bool {
         self.state.as_deref() == Some("restarting")
+    }
+
+    /// Whether it is frozen: it has its ports and answers nobody.
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.as_deref() == Some("paused")
+    }
+
+    /// The same container without its state: an event has said that it is over.
+    pub(super) fn resumed(&self) -> Self {
+        Self {
+            state: None,
+            ..self.clone()
+        }
+    }
+
+    /// What the engine's own check says: `None` without one, and nothing inside while it starts.
+    pub(super) fn health(&self) -> Option<Option<bool>> {
+        let (_, note) = self.status.as_deref()?.rsplit_once('(')?;
+        match note {
+            "healthy)" => Some(Some(true)),
+            "unhealthy)" => Some(Some(false)),
+            "health: starting)" | "starting)" => Some(None),
+            _ => None,
+        }
+    }
+
+    /// The networks it is in, by name; `None` for those in which it has no address of its own.
+    pub(super) fn networks(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let networks = self.network_settings.iter();
+        let networks = networks.flat_map(|it| it.networks.iter().flatten());
+        networks.map(|(name, attachment)| {
+            let addresses = attachment.iter().flat_map(|it| [&it.ipv4, &it.ipv6]);
+            let mut addresses = addresses.flatten().map(String::as_str);
+            (name.as_str(), addresses.find(|it| !it.is_empty()))
+        })
     }
 }
 
@@ -155,13 +219,41 @@ pub(super) fn listing(bytes: &[u8]) -> Result<Listing, serde_json::Error> {
     Ok(listing)
 }
 
-/// What an event means for this source.
+/// An event of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum EngineEvent {
-    /// A container runs now, with new ports perhaps. Holds its full ID.
+pub(super) struct EngineEvent {
+    /// What it means for this source.
+    pub(super) meaning: Meaning,
+    /// When it happened by the engine's clock, in nanoseconds since the epoch.
+    pub(super) at: Option<i64>,
+}
+
+/// What an event means for this source. Texts without a name are full IDs of containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A container runs now, with new ports perhaps.
     Started(String),
-    /// A container runs no more. Holds its full ID.
+    /// A container runs no more.
     Ended(String),
+    /// A container was sent a signal, which may end it.
+    Signalled {
+        /// Its full ID.
+        id: String,
+        /// The signal, when it is said.
+        signal: Option<u8>,
+    },
+    /// A container is frozen.
+    Paused(String),
+    /// It is frozen no more.
+    Resumed(String),
+    /// It has another name.
+    Renamed(String),
+    /// The engine's check of it came to another result.
+    Health(String),
+    /// It was taken into a network or out of one.
+    Network(String),
+    /// A process of it was killed for want of memory, not the first one necessarily.
+    OutOfMemory(String),
     /// Nothing that changes what runs.
     Other,
     /// It could not be read; it may have been anything.
@@ -176,6 +268,8 @@ struct RawEvent {
     action: Option<String>,
     #[serde(rename = "Actor")]
     actor: Option<RawActor>,
+    #[serde(rename = "timeNano")]
+    at: Option<i64>,
     /// What engines before API 1.22 say for `Action`.
     status: Option<String>,
     /// What engines before API 1.22 say for `Actor.ID`.
@@ -186,30 +280,139 @@ struct RawEvent {
 struct RawActor {
     #[serde(rename = "ID")]
     id: Option<String>,
+    #[serde(rename = "Attributes")]
+    attributes: Option<BTreeMap<String, Value>>,
+}
+
+impl RawActor {
+    fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.as_ref()?.get(name)?.as_str()
+    }
 }
 
 /// Reads one line of the event stream.
 pub(super) fn event(line: &[u8]) -> EngineEvent {
     if line.iter().all(u8::is_ascii_whitespace) {
-        return EngineEvent::Other;
+        let meaning = Meaning::Other;
+        return EngineEvent { meaning, at: None };
     }
-    let event: RawEvent = match serde_json::from_slice(line) {
-        Ok(event) => event,
-        Err(error) => return EngineEvent::Unreadable(error.to_string()),
-    };
-    if event.kind.is_some_and(|kind| kind != "container") {
-        return EngineEvent::Other;
+    match serde_json::from_slice::<RawEvent>(line) {
+        Ok(event) => EngineEvent {
+            at: event.at,
+            meaning: meaning(event),
+        },
+        Err(error) => EngineEvent {
+            meaning: Meaning::Unreadable(error.to_string()),
+            at: None,
+        },
     }
-    let meaning: fn(String) -> EngineEvent = match event.action.or(event.status).as_deref() {
-        Some("start") => EngineEvent::Started,
+}
+
+fn meaning(event: RawEvent) -> Meaning {
+    let action = event.action.or(event.status).unwrap_or_default();
+    let actor = event.actor.as_ref();
+    let of: fn(String) -> Meaning = match (event.kind.as_deref(), action.as_str()) {
+        (Some("network"), "connect" | "disconnect") => {
+            let container = actor.and_then(|it| it.attribute("container"));
+            return container.map_or(Meaning::Other, |id| Meaning::Network(id.to_owned()));
+        }
+        (Some(kind), _) if kind != "container" => return Meaning::Other,
+        (_, "start") => Meaning::Started,
         // Podman has words of its own for the end of a container.
-        Some("die" | "died" | "stop" | "destroy" | "remove") => EngineEvent::Ended,
-        _ => return EngineEvent::Other,
+        (_, "die" | "died" | "stop" | "destroy" | "remove") => Meaning::Ended,
+        (_, "pause") => Meaning::Paused,
+        (_, "unpause") => Meaning::Resumed,
+        (_, "rename") => Meaning::Renamed,
+        (_, "oom") => Meaning::OutOfMemory,
+        (_, "kill") => {
+            let signal = actor.and_then(|it| stop::signal(it.attribute("signal")?));
+            return match actor.and_then(|it| it.id.clone()).or(event.id) {
+                Some(id) if !id.is_empty() => Meaning::Signalled { id, signal },
+                _ => Meaning::Unreadable("it names no container".into()),
+            };
+        }
+        (_, action) if action.starts_with("health_status") => Meaning::Health,
+        _ => return Meaning::Other,
     };
     match event.actor.and_then(|actor| actor.id).or(event.id) {
-        Some(id) if !id.is_empty() => meaning(id),
-        _ => EngineEvent::Unreadable("it names no container".into()),
+        Some(id) if !id.is_empty() => of(id),
+        _ => Meaning::Unreadable("it names no container".into()),
     }
+}
+
+/// What `GET /containers/ID/json` says beyond the listing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Inspected {
+    /// Since when it runs by the engine's clock, in nanoseconds since the epoch; `None` when it
+    /// does not run.
+    pub(super) running_since: Option<i64>,
+    /// The signal by which the engine asks it to end, when it is not the usual one.
+    pub(super) stop_signal: Option<u8>,
+    /// The time it has for that, in seconds, when it is not the usual one; negative without limit.
+    pub(super) stop_timeout: Option<i64>,
+    /// What the engine's check of it said last; empty when that is unknown.
+    pub(super) health_output: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawInspected {
+    state: Option<RawState>,
+    config: Option<RawConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawState {
+    running: Option<bool>,
+    started_at: Option<String>,
+    health: Option<RawHealth>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawHealth {
+    log: Option<Vec<RawHealthResult>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawHealthResult {
+    output: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawConfig {
+    /// A number or a name.
+    stop_signal: Option<Value>,
+    stop_timeout: Option<i64>,
+}
+
+/// Reads the description of one container.
+///
+/// # Errors
+/// When it has another shape.
+pub(super) fn inspected(bytes: &[u8]) -> Result<Inspected, serde_json::Error> {
+    let raw: RawInspected = serde_json::from_slice(bytes)?;
+    let state = raw.state.as_ref();
+    let is_running = state.is_some_and(|it| it.running == Some(true));
+    let started = state.and_then(|it| it.started_at.as_deref());
+    let started = started.and_then(|it| it.parse::<jiff::Timestamp>().ok());
+    let started = started.and_then(|it| i64::try_from(it.as_nanosecond()).ok());
+    let log = state.and_then(|it| it.health.as_ref()?.log.as_ref());
+    let output = log.and_then(|it| it.last()?.output.as_deref());
+    let output = output.unwrap_or_default().trim();
+    let stop_signal = raw.config.as_ref().and_then(|it| it.stop_signal.as_ref());
+    Ok(Inspected {
+        running_since: started.filter(|_| is_running),
+        stop_signal: stop_signal.and_then(|it| match it {
+            Value::String(text) => stop::signal(text),
+            other => stop::signal(&other.to_string()),
+        }),
+        stop_timeout: raw.config.and_then(|it| it.stop_timeout),
+        health_output: output.chars().take(HEALTH_OUTPUT_CHARS_MAX).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -240,54 +443,131 @@ mod tests {
 
     #[test]
     fn events_of_old_and_new_engines_and_of_podman() {
-        let (started, ended) = (
-            EngineEvent::Started("ab".into()),
-            EngineEvent::Ended("ab".into()),
-        );
+        let id = || "ab".to_owned();
         for (line, expected) in [
             (
                 r#"{"Type":"container","Action":"start","Actor":{"ID":"ab"}}"#,
-                started.clone(),
+                Meaning::Started(id()),
             ),
             (
                 r#"{"status":"start","id":"ab","from":"x","time":1}"#,
-                started,
+                Meaning::Started(id()),
             ),
             (
                 r#"{"Type":"container","Action":"die","Actor":{"ID":"ab"}}"#,
-                ended.clone(),
+                Meaning::Ended(id()),
             ),
             (
                 r#"{"Type":"container","Action":"died","status":"died","id":"ab"}"#,
-                ended.clone(),
+                Meaning::Ended(id()),
             ),
             (
                 r#"{"Type":"container","Action":"destroy","id":"ab"}"#,
-                ended,
+                Meaning::Ended(id()),
             ),
             (
                 r#"{"Type":"container","Action":"pause","id":"ab"}"#,
-                EngineEvent::Other,
+                Meaning::Paused(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"unpause","id":"ab"}"#,
+                Meaning::Resumed(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"rename","Actor":{"ID":"ab"}}"#,
+                Meaning::Renamed(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"oom","Actor":{"ID":"ab"}}"#,
+                Meaning::OutOfMemory(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"health_status: unhealthy","Actor":{"ID":"ab"}}"#,
+                Meaning::Health(id()),
+            ),
+            (
+                r#"{"Action":"kill","Actor":{"ID":"ab","Attributes":{"signal":"15"}}}"#,
+                Meaning::Signalled {
+                    id: id(),
+                    signal: Some(15),
+                },
+            ),
+            (
+                r#"{"Action":"kill","id":"ab"}"#,
+                Meaning::Signalled {
+                    id: id(),
+                    signal: None,
+                },
+            ),
+            (
+                r#"{"Type":"network","Action":"connect","Actor":{"ID":"n","Attributes":{"container":"ab"}}}"#,
+                Meaning::Network(id()),
             ),
             (
                 r#"{"Type":"container","Action":"exec_die","id":"ab"}"#,
-                EngineEvent::Other,
+                Meaning::Other,
             ),
             (
                 r#"{"Type":"network","Action":"destroy","Actor":{"ID":"ab"}}"#,
-                EngineEvent::Other,
+                Meaning::Other,
             ),
-            ("\r", EngineEvent::Other),
-            ("{}", EngineEvent::Other),
+            ("\r", Meaning::Other),
+            ("{}", Meaning::Other),
         ] {
-            assert_eq!(event(line.as_bytes()), expected, "{line}");
+            assert_eq!(event(line.as_bytes()).meaning, expected, "{line}");
         }
-        for line in ["{", "[1", r#"{"Action":"die"}"#, r#"{"Action":7}"#, "\u{0}"] {
+        let stamped = event(br#"{"Action":"start","id":"ab","timeNano":7}"#);
+        assert_eq!(stamped.at, Some(7));
+        for line in [
+            "{",
+            "[1",
+            r#"{"Action":"die"}"#,
+            r#"{"Action":"kill"}"#,
+            r#"{"Action":7}"#,
+            "\u{0}",
+        ] {
             assert!(
-                matches!(event(line.as_bytes()), EngineEvent::Unreadable(_)),
+                matches!(event(line.as_bytes()).meaning, Meaning::Unreadable(_)),
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn what_the_engines_check_says() {
+        for (status, health) in [
+            ("Up 3 seconds", None),
+            ("Up 3 seconds (healthy)", Some(Some(true))),
+            ("Up 2 hours (unhealthy)", Some(Some(false))),
+            ("Up Less than a second (health: starting)", Some(None)),
+            ("Up 2 minutes (Paused)", None),
+            ("Exited (0) 3 seconds ago", None),
+        ] {
+            let text = serde_json::json!([{"Id": "aa", "Status": status}]).to_string();
+            let found = listing(text.as_bytes()).unwrap();
+            assert_eq!(found.containers[0].health(), health, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_container_described_in_full_and_with_nothing() {
+        let found = inspected(
+            br#"{"State":{"Running":true,"StartedAt":"1970-01-01T00:00:01.000000005Z",
+                 "Health":{"Log":[{"Output":"old"},{"Output":" refused\n"}]}},
+                 "Config":{"StopSignal":"SIGQUIT","StopTimeout":30}}"#,
+        );
+        let full = Inspected {
+            running_since: Some(1_000_000_005),
+            stop_signal: Some(3),
+            stop_timeout: Some(30),
+            health_output: "refused".into(),
+        };
+        assert_eq!(found.unwrap(), full);
+        assert_eq!(inspected(b"{}").unwrap(), Inspected::default());
+        let ended = br#"{"State":{"Running":false,"StartedAt":"1970-01-01T00:00:01Z"},"Config":{"StopSignal":9}}"#;
+        let ended = inspected(ended).unwrap();
+        assert_eq!((ended.running_since, ended.stop_signal), (None, Some(9)));
+        assert!(inspected(b"[]").is_err());
     }
 
     #[test]

@@ -1,0 +1,171 @@
+//! An engine that is restarted, frozen or gone takes nothing with it that still runs.
+
+#![cfg(target_os = "linux")]
+
+use std::time::Duration;
+
+use blackbox::{Agent, AgentBuilder, Engine, IMAGE, Lab, Machine, Route, eventually, throughout};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const SERVICE_PORT: u16 = 9500;
+/// A start needs the container's start, and what the engine needs for that.
+const STARTED: Duration = Duration::from_secs(30);
+/// An engine that hangs is asked for a sign of life after 5 s and has 5 s for it.
+const HANGING: Duration = Duration::from_secs(15);
+/// Attempts are at most 5 s apart.
+const BACK: Duration = Duration::from_secs(15);
+
+fn agents(lab: &Lab, engine: &Engine, hold: &str) -> [Agent; 2] {
+    let dock = AgentBuilder::new(lab, 0)
+        .env("SIDECAR_DISCOVERY", "docker")
+        .env("DOCKER_URL", &engine.url())
+        .env("SIDECAR_DOCKER_HOLD", hold);
+    [dock.start(), AgentBuilder::new(lab, 1).start()]
+}
+
+fn serve(engine: &Engine, options: &[&str]) {
+    let usual = ["run", "-d", "-P", "--name", "web", "-l", "ServiceName=web"];
+    let labels = [
+        "-l",
+        "ServicePort_80=9500",
+        "-l",
+        "HealthCheck=AlwaysSuccessful",
+    ];
+    engine.docker(&[&usual, &labels[..], options, &[IMAGE]].concat());
+}
+
+fn served(agents: &[Agent]) -> Result<(), String> {
+    let page = Route::Answer("container".to_owned());
+    agents
+        .iter()
+        .try_for_each(|agent| agent.host.expect_route(SERVICE_PORT, &page))
+}
+
+fn closed(agents: &[Agent]) -> Result<(), String> {
+    agents
+        .iter()
+        .try_for_each(|agent| agent.host.expect_route(SERVICE_PORT, &Route::Closed))
+}
+
+/// Whether the agent says that about its engine, in its API and in its metrics.
+fn expect_source(agent: &Agent, state: &str) -> Result<Value, String> {
+    let answer = agent
+        .api("/api/v2/local")
+        .map_err(|error| error.to_string())?;
+    let local: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
+    let docker = local["sources"]["docker"].clone();
+    let up = agent.metrics("sidecar_source_up")?;
+    let up = up.get("sidecar_source_up{source=\"docker\"}").copied();
+    let wanted = f64::from(u8::from(state == "following"));
+    if docker["state"] == state && up == Some(wanted) {
+        return Ok(docker);
+    }
+    Err(format!("{docker}, up {up:?}"))
+}
+
+#[test]
+fn engine_restart_with_live_restore_and_a_frozen_engine_keep_services() {
+    let lab = Lab::new(Machine::Shared, &["dock", "consumer"]);
+    let engine = Engine::start_with(&lab, lab.host(0), "container\n", &["--live-restore"]);
+    let agents = agents(&lab, &engine, "1h");
+    serve(&engine, &[]);
+    eventually("the container serves both hosts", STARTED, || {
+        served(&agents)
+    });
+    expect_source(&agents[0], "following").expect("the engine is seen");
+
+    engine.stop();
+    eventually("the agent says that the engine is away", BACK, || {
+        expect_source(&agents[0], "unreachable")
+    });
+    throughout(
+        "its container goes on serving",
+        Duration::from_secs(4),
+        || served(&agents),
+    );
+    let docker = expect_source(&agents[0], "unreachable").expect("it is away");
+    assert_eq!(docker["instances"], 1, "{docker}");
+    assert!(docker["held_until"].is_string(), "{docker}");
+    assert!(
+        docker["trouble"]
+            .as_str()
+            .is_some_and(|it| it.contains("connect")),
+        "{docker}"
+    );
+    engine.start_again();
+    eventually("the agent sees it again", BACK, || {
+        expect_source(&agents[0], "following")
+    });
+    served(&agents).expect("the container was never gone");
+
+    engine.signal(Signal::STOP);
+    eventually("the agent says that the engine hangs", HANGING, || {
+        expect_source(&agents[0], "unreachable")
+    });
+    let docker = expect_source(&agents[0], "unreachable").expect("it hangs");
+    assert!(
+        docker["trouble"]
+            .as_str()
+            .is_some_and(|it| it.contains("no answer")),
+        "{docker}"
+    );
+    throughout(
+        "its container goes on serving",
+        Duration::from_secs(3),
+        || served(&agents),
+    );
+    engine.signal(Signal::CONT);
+    eventually("the agent sees it again", BACK, || {
+        expect_source(&agents[0], "following")
+    });
+    served(&agents).expect("the container was never gone");
+
+    // After all of this events still count.
+    engine.docker(&["stop", "-t", "0", "web"]);
+    eventually("a stop is noticed", Duration::from_secs(5), || {
+        closed(&agents)
+    });
+}
+
+#[test]
+fn engine_restart_that_ends_its_containers() {
+    let lab = Lab::new(Machine::Shared, &["dock", "consumer"]);
+    let engine = Engine::start(&lab, lab.host(0), "container\n");
+    let agents = agents(&lab, &engine, "1h");
+    serve(&engine, &["--restart", "always"]);
+    eventually("the container serves both hosts", STARTED, || {
+        served(&agents)
+    });
+    engine.stop();
+    eventually("its end was told before the engine's", BACK, || {
+        closed(&agents)
+    });
+    engine.start_again();
+    eventually("the container is back with the engine", STARTED, || {
+        served(&agents)
+    });
+    expect_source(&agents[0], "following").expect("the engine is seen");
+}
+
+#[test]
+fn an_engine_that_is_gone_for_longer_than_the_hold_takes_its_services_along() {
+    let lab = Lab::new(Machine::Shared, &["dock", "consumer"]);
+    let engine = Engine::start_with(&lab, lab.host(0), "container\n", &["--live-restore"]);
+    let agents = agents(&lab, &engine, "20s");
+    serve(&engine, &[]);
+    eventually("the container serves both hosts", STARTED, || {
+        served(&agents)
+    });
+    engine.stop();
+    throughout("as long as set", Duration::from_secs(15), || {
+        served(&agents)
+    });
+    eventually("it counts as gone", Duration::from_secs(20), || {
+        closed(&agents)
+    });
+    let docker = expect_source(&agents[0], "unreachable").expect("it is away");
+    assert_eq!(docker["instances"], 0, "{docker}");
+    engine.start_again();
+    eventually("it is back with the engine", STARTED, || served(&agents));
+}

@@ -1,0 +1,188 @@
+//! Engines behind TCP, with and without TLS, by the variables of Docker's command line.
+
+#![cfg(target_os = "linux")]
+
+use std::{
+    io, net::Shutdown, os::unix::net::UnixStream, path::Path, process::Command, thread,
+    time::Duration,
+};
+
+use blackbox::{
+    Agent, AgentBuilder, Engine, Host, IMAGE, Lab, Machine, Status, eventually, require,
+};
+
+const STARTED: Duration = Duration::from_secs(20);
+
+fn openssl(directory: &Path, arguments: &[&str]) {
+    let output = Command::new(require("openssl"))
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("openssl can be started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?}: {said}");
+}
+
+/// An authority, and what it has signed for an engine at that address and for a client.
+fn certificates(directory: &Path, ip: &str) {
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    let ca = [
+        "req", "-x509", "-days", "2", "-subj", "/CN=lab", "-keyout", "ca.key", "-out", "ca.pem",
+    ];
+    openssl(directory, &[&ca[..], &key].concat());
+    let san = format!("subjectAltName=IP:{ip}");
+    for (name, subject, extension) in [
+        ("server", "/CN=engine", san.as_str()),
+        ("client", "/CN=agent", "extendedKeyUsage=clientAuth"),
+    ] {
+        let (private, public) = (format!("{name}.key"), format!("{name}.crt"));
+        let signed = [
+            "req",
+            "-x509",
+            "-days",
+            "2",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-subj",
+            subject,
+            "-addext",
+            extension,
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            &private,
+            "-out",
+            &public,
+        ];
+        openssl(directory, &[&signed[..], &key].concat());
+    }
+    for (from, to) in [("client.crt", "cert.pem"), ("client.key", "key.pem")] {
+        std::fs::copy(directory.join(from), directory.join(to)).expect("it was made");
+    }
+}
+
+/// Carries what comes to port 2375 to a socket, as long as the test runs.
+fn relay(host: &Host, socket: String) {
+    let listener = host.listen((host.ip, 2375).into());
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let engine = UnixStream::connect(&socket).expect("the engine listens");
+            let clones = client
+                .try_clone()
+                .and_then(|it| Ok((it, engine.try_clone()?)));
+            let mut up = clones.expect("descriptors can be duplicated");
+            let mut down = (engine, client);
+            // Whoever ends first ends both; there is nothing to do about errors but that.
+            thread::spawn(move || {
+                let _ = io::copy(&mut up.0, &mut up.1);
+                let _ = up.1.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || {
+                let _ = io::copy(&mut down.0, &mut down.1);
+                let _ = down.1.shutdown(Shutdown::Both);
+            });
+        }
+    });
+}
+
+fn expect_found(agent: &Agent) {
+    eventually("the container is found", STARTED, || {
+        agent.expect_instances("web", &[("dock", Status::Alive)])
+    });
+}
+
+#[test]
+fn docker_url_unix_and_tcp_and_tls_variables_and_empty_for_the_environment() {
+    let lab = Lab::new(Machine::Shared, &["dock"]);
+    let ip = lab.host(0).ip.to_string();
+    let directory = lab.dir().join("certificates");
+    std::fs::create_dir(&directory).expect("the lab's directory is writable");
+    certificates(&directory, &ip);
+    let at = |name: &str| directory.join(name).display().to_string();
+    let (plain, secret) = (format!("tcp://{ip}:2375"), format!("tcp://{ip}:2376"));
+    // The plain one goes through a relay, since an engine encrypts all its TCP ports or none.
+    let engine = Engine::start_with(
+        &lab,
+        lab.host(0),
+        "container\n",
+        &[
+            "--host",
+            &secret,
+            "--tlsverify",
+            "--tlscacert",
+            &at("ca.pem"),
+            "--tlscert",
+            &at("server.crt"),
+            "--tlskey",
+            &at("server.key"),
+        ],
+    );
+    relay(lab.host(0), engine.url().replace("unix://", ""));
+    engine.docker(&[
+        "run",
+        "-d",
+        "-P",
+        "-l",
+        "ServiceName=web",
+        "-l",
+        "HealthCheck=AlwaysSuccessful",
+        IMAGE,
+    ]);
+
+    let certificates = directory.display().to_string();
+    let ways: [&[(&str, &str)]; 4] = [
+        &[("DOCKER_URL", &engine.url())],
+        &[("DOCKER_URL", &plain)],
+        &[
+            ("DOCKER_URL", ""),
+            ("DOCKER_HOST", &secret),
+            ("DOCKER_TLS_VERIFY", "1"),
+            ("DOCKER_CERT_PATH", &certificates),
+        ],
+        &[
+            ("DOCKER_URL", &secret.replace("tcp", "https")),
+            ("DOCKER_CERT_PATH", &certificates),
+        ],
+    ];
+    for variables in ways {
+        let mut builder = AgentBuilder::new(&lab, 0).env("SIDECAR_DISCOVERY", "docker");
+        for (name, value) in variables {
+            builder = builder.env(name, value);
+        }
+        let mut agent = builder.start();
+        expect_found(&agent);
+        agent.kill();
+    }
+
+    // Whoever talks plainly to it, or does not trust it, learns what is wrong.
+    for (variables, said) in [
+        (&[("DOCKER_URL", secret.as_str())][..], "DOCKER_TLS_VERIFY"),
+        (
+            &[("DOCKER_URL", &secret), ("DOCKER_TLS_VERIFY", "1")],
+            "ca.pem: there is no such file",
+        ),
+    ] {
+        let mut builder = AgentBuilder::new(&lab, 0).env("SIDECAR_DISCOVERY", "docker");
+        for (name, value) in variables {
+            builder = builder.env(name, value);
+        }
+        let mut agent = builder.start();
+        eventually("it says what is wrong", STARTED, || {
+            let local = agent
+                .api("/api/v2/local")
+                .map_err(|error| error.to_string())?
+                .body;
+            let told = local.contains("unreachable") && local.contains(said);
+            told.then_some(()).ok_or(local)
+        });
+        agent.kill();
+    }
+}
