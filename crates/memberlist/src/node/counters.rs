@@ -6,6 +6,8 @@
 pub struct Counters {
     /// Probe rounds that ended with an ack by datagram.
     pub probes_succeeded: u64,
+    /// Pings sent once more, as no ack had come.
+    pub pings_repeated: u64,
     /// Probe rounds in which only the stream answered: the UDP path to that member is broken.
     pub probes_answered_by_tcp_only: u64,
     /// Probe rounds without any answer.
@@ -58,6 +60,8 @@ pub struct Counters {
     pub messages_repeated: u64,
     /// Messages that were missed and asked for.
     pub messages_wanted: u64,
+    /// State exchanges asked for, as messages that we know to be there did not come.
+    pub messages_given_up: u64,
     /// Messages sent to members that asked for them.
     pub messages_fetched: u64,
     /// Datagrams sent ahead of the gossip round.

@@ -22,7 +22,8 @@ use bytes::Bytes;
 
 use super::gossip::{COMPOUND_BYTES, PART_BYTES, Target, USER_TYPE_BYTES};
 use super::table::Entry;
-use super::{Event, Node};
+use super::timers::Timer;
+use super::{Event, Node, StreamRequest};
 use crate::wire::encode_message;
 use crate::wire::message::Message;
 
@@ -52,6 +53,21 @@ const TOLD_MEMBERS_MAX: usize = 32;
 /// Messages we wait for after asking, at most; more are asked for when they are told again.
 const WANTED_MAX: usize = 4096;
 
+/// Times a message is asked for before a state exchange is.
+const ASKED_MAX: u8 = 6;
+
+/// Least time between state exchanges asked for instead of messages.
+const GIVE_UP_PAUSE: Duration = Duration::from_secs(1);
+
+/// A message we lack.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The last time.
+    at: Instant,
+    of: SocketAddr,
+    times: u8,
+}
+
 /// What is known of messages that came and went.
 #[derive(Debug, Default)]
 pub(super) struct Lazy {
@@ -59,8 +75,9 @@ pub(super) struct Lazy {
     seen: [HashSet<u32>; 2],
     /// When the present span began.
     since: Option<Instant>,
-    /// Asked for, and when.
-    wanted: BTreeMap<u32, Instant>,
+    wanted: BTreeMap<u32, Asked>,
+    /// When an exchange was asked for instead of messages.
+    given_up: Option<Instant>,
     told: VecDeque<SocketAddr>,
     /// Bytes sent to those who asked, since the last round.
     pub(super) answered: usize,
@@ -172,26 +189,96 @@ impl Node {
         let mut missing = Vec::new();
         for number in told {
             let asked = lazy.wanted.get(&number);
-            let waiting = asked.is_some_and(|at| now.saturating_duration_since(*at) < patience / 4);
+            let waiting =
+                asked.is_some_and(|asked| now.saturating_duration_since(asked.at) < patience / 4);
             if !waiting && !lazy.has_seen(number) {
                 missing.push(number);
             }
         }
+        if lazy.wanted.len() + missing.len() > WANTED_MAX {
+            let room = WANTED_MAX.saturating_sub(lazy.wanted.len());
+            let known = |number: &u32| lazy.wanted.contains_key(number);
+            let (mut asked, mut new): (Vec<u32>, Vec<u32>) = missing.into_iter().partition(known);
+            new.truncate(room);
+            asked.extend(new);
+            missing = asked;
+        }
+        self.ask(now, from, &missing);
+    }
+
+    /// Asks `of` for messages, now and, should they not come, again.
+    fn ask(&mut self, now: Instant, of: SocketAddr, missing: &[u32]) {
         if missing.is_empty() {
             return;
         }
-        if lazy.wanted.len() + missing.len() > WANTED_MAX {
-            lazy.wanted
-                .retain(|_, at| now.saturating_duration_since(*at) < patience);
-            missing.truncate(WANTED_MAX.saturating_sub(lazy.wanted.len()));
+        for &number in missing {
+            let times = self.lazy.wanted.get(&number).map_or(0, |asked| asked.times);
+            let times = times.saturating_add(1);
+            self.lazy
+                .wanted
+                .insert(number, Asked { at: now, of, times });
         }
-        for &number in &missing {
-            lazy.wanted.insert(number, now);
+        if !self.timers.is_armed(&Timer::AskAgain) {
+            let at = now + self.config.gossip_interval;
+            self.timers.arm(Timer::AskAgain, at);
         }
         self.counters.messages_wanted += missing.len() as u64;
-        // What came in one message fits into one.
-        let want = self.encode_numbers(WANT, &missing);
-        self.send(from, &[want.into()], false);
+        for list in missing.chunks(self.numbers_max()) {
+            let want = self.encode_numbers(WANT, list);
+            self.send(of, &[want.into()], false);
+        }
+    }
+
+    /// Asks again for what has not come: the question or the answer was lost, and nobody may tell of it
+    /// any more. In the end a state exchange brings it. Only members are asked again, so that nobody
+    /// can have us ask a stranger many times for the price of one datagram.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let patience = self.config.gossip_interval;
+        let mut late: BTreeMap<SocketAddr, Vec<u32>> = BTreeMap::new();
+        let mut given_up = None;
+        self.lazy.wanted.retain(|&number, asked| {
+            if now.saturating_duration_since(asked.at) < patience {
+                return true;
+            }
+            if asked.times >= ASKED_MAX {
+                given_up = Some(asked.of);
+                return false;
+            }
+            late.entry(asked.of).or_default().push(number);
+            true
+        });
+        for (of, numbers) in late {
+            if self.table.knows_addr(of) {
+                self.ask(now, of, &numbers);
+            } else {
+                for number in numbers {
+                    self.lazy.wanted.remove(&number);
+                }
+            }
+        }
+        if let Some(of) = given_up {
+            self.exchange_instead(now, of);
+        }
+        if !self.lazy.wanted.is_empty() {
+            self.timers.arm(Timer::AskAgain, now + patience);
+        }
+    }
+
+    fn exchange_instead(&mut self, now: Instant, of: SocketAddr) {
+        let lazy = &mut self.lazy;
+        let asked_lately = lazy
+            .given_up
+            .is_some_and(|at| now.saturating_duration_since(at) < GIVE_UP_PAUSE);
+        if asked_lately || !self.table.knows_addr(of) {
+            return;
+        }
+        lazy.given_up = Some(now);
+        self.counters.messages_given_up += 1;
+        self.requests.push_back(StreamRequest::PushPull {
+            to: of,
+            join: false,
+            full: false,
+        });
     }
 
     /// Somebody we told asks for messages: sends those that are still queued, within the bytes that
@@ -233,8 +320,7 @@ impl Node {
         }
         let excess = self.lazy.told.len().saturating_sub(TOLD_MEMBERS_MAX);
         self.lazy.told.drain(..excess);
-        let room = self.packet_budget - COMPOUND_BYTES - PART_BYTES - USER_TYPE_BYTES - HEAD_BYTES;
-        let mut lists = told.chunks(room / NUMBER_BYTES);
+        let mut lists = told.chunks(self.numbers_max());
         for _ in 0..self.config.gossip_messages {
             let mut free = self.packet_budget - COMPOUND_BYTES;
             if let Some(list) = lists.next() {
@@ -253,6 +339,12 @@ impl Node {
     /// Rounds for which what the application says is repeated.
     pub(super) fn lazy_limit(&self, limit: u32) -> u32 {
         limit.min(ROUNDS_MAX)
+    }
+
+    /// Numbers that fit into one datagram.
+    fn numbers_max(&self) -> usize {
+        let room = self.packet_budget - COMPOUND_BYTES - PART_BYTES - USER_TYPE_BYTES - HEAD_BYTES;
+        room / NUMBER_BYTES
     }
 
     fn encode_numbers(&self, kind: u8, numbers: &[u32]) -> Vec<u8> {

@@ -360,6 +360,7 @@ impl Node {
 
     fn fire(&mut self, now: Instant, timer: Timer, due: Instant) {
         match timer {
+            Timer::ProbeAgain => self.ping_again(now),
             Timer::ProbeTimeout => self.probe_others(now),
             Timer::ProbeDeadline => self.probe_deadline(now),
             Timer::ProbeTick => {
@@ -378,6 +379,7 @@ impl Node {
                 }
                 self.gossip(now);
             }
+            Timer::AskAgain => self.ask_again(now),
             Timer::PushPull => {
                 self.push_pull_scale = push_pull_scale(self.table.len());
                 self.arm_next(now, due, Timer::PushPull, self.push_pull_period());

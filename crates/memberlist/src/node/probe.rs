@@ -5,6 +5,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::membership::Origin;
 use super::table::Entry;
 use super::timers::Timer;
@@ -17,6 +19,12 @@ use crate::wire::message::{
 const TCP_PING_VERSION: u8 = 3;
 /// Protocol version from which a relay sends nacks.
 const NACK_VERSION: u8 = 4;
+/// Pings of a round, at most, and how many of them go before others are asked. Go sends one, so that
+/// where a third of all datagrams is lost every second round asks others, and one of 25 makes a suspect
+/// that everybody hears of; of ten pings and their acks all are lost in one round of a thousand. A member
+/// that answers at once gets one.
+const PINGS_MAX: u32 = 10;
+const PINGS_ALONE: u32 = 5;
 /// Suspects reminded at the same time. When more are out of reach the trouble is ours or a large one,
 /// and a table full of forged members must not make us send more than a few datagrams.
 const REMINDED_MAX: usize = 4;
@@ -30,6 +38,7 @@ pub(super) struct Probe {
     /// As known when the round began: a refutation since then must win.
     incarnation: u32,
     deadline: Instant,
+    pings: u32,
     indirect: bool,
     send_failed: bool,
     nacks_expected: u32,
@@ -70,7 +79,6 @@ impl Node {
             return;
         };
         let (addr, incarnation, state) = (entry.addr(), entry.incarnation, entry.state);
-        let wants_crc = entry.versions.protocol_max() >= 5;
         let seq_no = self.next_seq_no();
         let deadline = now + self.awareness.scale(self.config.probe_interval);
         self.timers.arm(Timer::ProbeDeadline, deadline);
@@ -84,30 +92,73 @@ impl Node {
             addr,
             incarnation,
             deadline,
+            pings: 1,
             indirect: false,
             send_failed: false,
             nacks_expected: 0,
             nacks: 0,
             answered_by_tcp: false,
         });
+        self.arm_ping_again(now);
         if state == NodeState::Alive {
-            return self.send_ping(addr, seq_no, &target);
-        }
-        let ping = self.encode(&Message::Ping(Ping {
-            seq_no,
-            node: target.clone(),
-            source: None,
-        }));
-        if incarnation == u32::MAX {
-            self.send(addr, &[ping], false);
+            self.send_ping(addr, seq_no, &target);
         } else {
-            // Tell the suspect first of all: nobody else can refute.
-            let suspect = self.encode(&Message::Suspect(Suspect {
-                incarnation,
-                node: target,
-                from: self.config.name.clone(),
-            }));
-            self.send(addr, &[ping, suspect], wants_crc);
+            self.ping_suspect(seq_no, &target);
+        }
+    }
+
+    /// Pings somebody who is not alive to us, and tells it so first of all: nobody else can refute.
+    fn ping_suspect(&mut self, seq_no: u32, name: &str) {
+        let Some(entry) = self.table.find(name) else {
+            return;
+        };
+        let (to, incarnation) = (entry.addr(), entry.incarnation);
+        let wants_crc = entry.versions.protocol_max() >= 5;
+        let ping = self.bare_ping(seq_no, name);
+        if incarnation == u32::MAX {
+            return self.send(to, &[ping], false);
+        }
+        let suspect = self.encode(&Message::Suspect(Suspect {
+            incarnation,
+            node: name.to_owned(),
+            from: self.config.name.clone(),
+        }));
+        self.send(to, &[ping, suspect], wants_crc);
+    }
+
+    fn bare_ping(&self, seq_no: u32, name: &str) -> Bytes {
+        self.encode(&Message::Ping(Ping {
+            seq_no,
+            node: name.to_owned(),
+            source: None,
+        }))
+    }
+
+    fn arm_ping_again(&mut self, now: Instant) {
+        let at = now + self.config.probe_timeout / PINGS_ALONE;
+        self.timers.arm(Timer::ProbeAgain, at);
+    }
+
+    /// No ack yet, which more often than not means that a datagram was lost.
+    pub(super) fn ping_again(&mut self, now: Instant) {
+        let Some(probe) = &mut self.probe else {
+            return;
+        };
+        if probe.pings >= PINGS_MAX {
+            return;
+        }
+        probe.pings += 1;
+        let (to, seq_no) = (probe.addr, probe.seq_no);
+        let target = probe.target.clone();
+        self.counters.pings_repeated += 1;
+        self.arm_ping_again(now);
+        let entry = self.table.find(&target);
+        if entry.is_none_or(|entry| entry.state == NodeState::Alive) {
+            // Bare: what rode on the first may have arrived.
+            let ping = self.bare_ping(seq_no, &target);
+            self.send(to, &[ping], false);
+        } else {
+            self.ping_suspect(seq_no, &target);
         }
     }
 
@@ -188,6 +239,7 @@ impl Node {
         let Some(probe) = self.probe.take() else {
             return;
         };
+        self.timers.cancel(&Timer::ProbeAgain);
         self.timers.cancel(&Timer::ProbeTimeout);
         if probe.answered_by_tcp {
             self.counters.probes_answered_by_tcp_only += 1;
@@ -246,12 +298,14 @@ impl Node {
     pub(super) fn abandon_probe(&mut self) {
         self.probe = None;
         self.probe_tick_pending = false;
+        self.timers.cancel(&Timer::ProbeAgain);
         self.timers.cancel(&Timer::ProbeTimeout);
         self.timers.cancel(&Timer::ProbeDeadline);
     }
 
     pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack<&[u8]>) {
         if let Some(probe) = self.probe.take_if(|probe| probe.seq_no == ack.seq_no) {
+            self.timers.cancel(&Timer::ProbeAgain);
             self.timers.cancel(&Timer::ProbeTimeout);
             self.timers.cancel(&Timer::ProbeDeadline);
             if !probe.send_failed {

@@ -7,7 +7,9 @@ use std::time::Instant;
 /// ends before the next one starts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// No direct ack yet: ask others and try TCP.
+    /// No direct ack yet: ping once more.
+    ProbeAgain,
+    /// Still no direct ack: ask others and try TCP.
     ProbeTimeout,
     /// The probe round ends.
     ProbeDeadline,
@@ -23,6 +25,8 @@ pub(super) enum Timer {
     Reminder(String),
     /// The next gossip round is due. Armed only while there is something to say.
     Gossip,
+    /// Messages were asked for a while ago: ask for those that have not come.
+    AskAgain,
     /// The next state exchange is due.
     PushPull,
     /// Time to try seeds and forgotten members again.

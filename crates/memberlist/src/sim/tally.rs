@@ -96,6 +96,8 @@ tally! {
     false_deaths,
     /// Rounds of failure detection that ended with an ack by datagram.
     probes_succeeded,
+    /// Pings sent once more within a round.
+    pings_repeated,
     /// Rounds in which only the stream answered.
     probes_answered_by_tcp_only,
     /// Rounds without an answer.
@@ -132,6 +134,7 @@ impl From<&Counters> for Tally {
     fn from(counters: &Counters) -> Self {
         Self {
             probes_succeeded: counters.probes_succeeded,
+            pings_repeated: counters.pings_repeated,
             probes_answered_by_tcp_only: counters.probes_answered_by_tcp_only,
             probes_failed: counters.probes_failed,
             suspicions: counters.suspicions,

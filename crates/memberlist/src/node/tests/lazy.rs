@@ -2,6 +2,7 @@
 
 use super::super::Priority;
 use super::super::lazy::number;
+use super::super::timers::Timer;
 use super::*;
 
 const OURS: &[u8] = b"ours";
@@ -139,6 +140,38 @@ fn what_is_missing_is_asked_for_once_in_a_while_and_what_was_seen_never() {
     bench.receive(&user(b"another"));
     bench.receive(&user(b"seen"));
     assert_eq!(bench.events().len(), 3);
+}
+
+#[test]
+fn what_does_not_come_is_asked_for_again_and_at_last_exchanged() {
+    let mut bench = among(|_| true);
+    let told = list(b'H', &[b"missed", b"late"]);
+    let tell = |bench: &mut Bench, from| {
+        let bytes = encode_message(&told, &bench.node.config.cluster_name);
+        bench.node.handle_datagram(bench.now, from, &bytes);
+    };
+    tell(&mut bench, address(5));
+    assert_eq!(bench.transmits().len(), 1);
+    bench.receive(&user(b"late"));
+    let want = list(b'W', &[b"missed"]);
+    for _ in 2..=6 {
+        assert_eq!(round(&mut bench), [(address(5), vec![want.clone()])]);
+    }
+    assert_eq!(bench.requests(), []);
+    assert_eq!(round(&mut bench), []);
+    let exchange = StreamRequest::PushPull {
+        to: address(5),
+        join: false,
+        full: false,
+    };
+    assert_eq!(bench.requests(), [exchange]);
+    assert_eq!(bench.node.counters().messages_given_up, 1);
+    assert!(!bench.node.timers.is_armed(&Timer::AskAgain));
+    // A stranger, or somebody in the name of one, is asked once.
+    tell(&mut bench, "192.0.2.1:7946".parse().unwrap());
+    assert_eq!(bench.transmits().len(), 1);
+    assert_eq!(round(&mut bench), []);
+    assert_eq!(bench.requests(), []);
 }
 
 #[test]
