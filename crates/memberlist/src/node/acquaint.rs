@@ -182,6 +182,7 @@ impl Node {
                 self.merge_node(now, node);
             }
         }
+        self.ask_the_contradicted(now);
         if !state.is_empty() {
             self.events.push_back(Event::RemoteState { state, join });
         }

@@ -32,6 +32,10 @@ pub struct Counters {
     pub irrefutable_refused: u64,
     /// Accusations repeated because a restarted member did not know of them.
     pub accusations_repeated: u64,
+    /// Members asked whether they live, as a table called them dead.
+    pub accused_asked: u64,
+    /// Long dead believed to be back without a newer word of their own, as others had given theirs.
+    pub believed_back: u64,
     /// Accusations of ourselves that we had refuted already, answered with our announcement.
     pub old_accusations_answered: u64,
     /// Suspects told once more, by us who could not reach them, that they are doubted.

@@ -4,10 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::suspicion::{Span, Suspicion};
 use super::table::Entry;
 use super::timers::Timer;
 use super::{Event, Node};
+use crate::wire::encode_message;
 use crate::wire::message::{
     Alive, Dead, Message, NodeState, RawIp, Suspect, Versions, socket_addr,
 };
@@ -15,9 +18,9 @@ use crate::wire::message::{
 /// An accusation this far ahead of us is not the product of ordinary refutations.
 const FAR_ACCUSATION: u32 = 1 << 20;
 
-/// Announcements and accusations that wait at a time. At the usual pace that is what can be said in a
-/// second; when more is to be said of that many nodes at once, state exchanges are faster.
-const ANNOUNCEMENTS_MAX: usize = 1024;
+/// Announcements and accusations that wait at a time. At the usual pace that is what can be said in
+/// half a second; when more is to be said of that many nodes at once, state exchanges are faster.
+const ANNOUNCEMENTS_MAX: usize = 512;
 
 /// At most one conflict event per name in this time.
 const CONFLICT_PERIOD: Duration = Duration::from_secs(10);
@@ -91,6 +94,11 @@ impl Node {
         if ours {
             self.hear_of_ourselves(&alive);
         } else if alive.incarnation <= entry.incarnation && !moved {
+            if self.is_believed_back(entry, alive.incarnation, now) {
+                self.counters.believed_back += 1;
+                self.accept(now, alive);
+                return;
+            }
             self.contradict(now, &alive.node);
         } else {
             self.accept(now, alive);
@@ -129,6 +137,12 @@ impl Node {
     /// Takes over a newer announcement of a node we know.
     fn accept(&mut self, now: Instant, alive: Alive) {
         let name = alive.node.clone();
+        let Some(entry) = self.table.find(&name) else {
+            return;
+        };
+        if alive.incarnation > entry.incarnation && self.is_long_dead(entry, now) {
+            self.hearsay.returned(now);
+        }
         let Some(entry) = self.table.find_mut(&name) else {
             return;
         };
@@ -166,9 +180,9 @@ impl Node {
     }
 
     /// A node announces itself with a clock we have already seen, while we hold it suspect or
-    /// worse: it has restarted and may have met nobody who told it. Repeat the accusation, to the
-    /// cluster and to the node, so that it can refute.
-    fn contradict(&mut self, now: Instant, name: &str) {
+    /// worse: it has restarted and may have met nobody who told it. Repeat the accusation to it, so that
+    /// it can refute.
+    pub(super) fn contradict(&mut self, now: Instant, name: &str) {
         let pause = self.config.gossip_interval * 5;
         let Some(entry) = self.table.find(name) else {
             return;
@@ -188,12 +202,19 @@ impl Node {
             node: name.to_owned(),
             from: self.config.name.clone(),
         });
-        if !self.membership.contains(&name.to_owned()) {
-            self.announce(name, suspect.clone(), Haste::NextRound);
-        }
         let encoded = self.encode(&suspect);
         self.send(to, &[encoded], false);
         self.counters.accusations_repeated += 1;
+    }
+
+    /// Whoever accuses us hears first that we live.
+    fn answer_accuser(&mut self, accuser: &str) {
+        let us = &self.config.name;
+        let to = self.table.find(accuser).filter(|entry| entry.name != *us);
+        if let (Some(to), Some(entry)) = (to.map(Entry::addr), self.table.find(us)) {
+            let alive = self.encode(&Message::Alive(entry.alive()));
+            self.send(to, &[alive], false);
+        }
     }
 
     /// Someone still accuses us of what we have refuted: the refutation has passed them by, and
@@ -279,6 +300,7 @@ impl Node {
         }
         if suspect.node == self.config.name {
             self.refute(suspect.incarnation);
+            self.answer_accuser(&suspect.from);
             return;
         }
         let span = Span::new(
@@ -321,6 +343,7 @@ impl Node {
         let ours = dead.node == self.config.name;
         if ours && !self.leaving {
             self.refute(dead.incarnation);
+            self.answer_accuser(&dead.from);
             return;
         }
         let doubted = entry.suspicion.take().is_some();
@@ -403,7 +426,10 @@ impl Node {
         {
             return;
         }
-        let encoded = self.encode(&message);
+        // It may wait for long, so without room to grow.
+        let encoded: Bytes = encode_message(&message, &self.config.cluster_name)
+            .into_boxed_slice()
+            .into();
         if haste == Haste::AtOnce {
             self.eager.push_front((encoded.clone(), false));
             self.eager_urgent += 1;

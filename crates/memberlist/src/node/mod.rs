@@ -19,6 +19,7 @@
 //! | `suspicion`, `awareness` | how long and how hard we doubt |
 //! | `gossip`, `queue` | what is sent to whom and how often |
 //! | `lazy` | which messages of the application are told of, and fetched |
+//! | `hearsay` | what to make of tables that contradict us |
 //! | `subnet` | networks, for who may talk to us |
 //! | `sync` | state exchanges, their checks, and finding lost members again |
 //! | `digest` | whether two tables are the same |
@@ -29,6 +30,7 @@ mod config;
 mod counters;
 mod digest;
 mod gossip;
+mod hearsay;
 mod inspect;
 mod lazy;
 mod membership;
@@ -66,6 +68,7 @@ pub use self::sync::MergeError;
 pub use self::table::Member;
 
 use self::awareness::Awareness;
+use self::hearsay::Hearsay;
 use self::lazy::Lazy;
 use self::membership::Origin;
 use self::probe::{Probe, Relay};
@@ -211,6 +214,7 @@ pub struct Node {
     /// With whom the last state exchange of our choice is, for whoever asks by address.
     partner: Option<String>,
     rejoin: Rejoin,
+    hearsay: Hearsay,
     lazy: Lazy,
 
     transmits: VecDeque<Transmit>,
@@ -259,6 +263,7 @@ impl Node {
             push_pull_scale: 1,
             partner: None,
             rejoin: Rejoin::default(),
+            hearsay: Hearsay::default(),
             lazy: Lazy::default(),
             transmits: VecDeque::new(),
             requests: VecDeque::new(),
@@ -379,6 +384,7 @@ impl Node {
                 }
                 self.gossip(now);
             }
+            Timer::Hearsay => self.believe_hearsay(now),
             Timer::AskAgain => self.ask_again(now),
             Timer::PushPull => {
                 self.push_pull_scale = push_pull_scale(self.table.len());

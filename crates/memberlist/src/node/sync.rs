@@ -12,7 +12,9 @@ use super::membership::{Haste, Origin};
 use super::table::Entry;
 use super::timers::Timer;
 use super::{Event, Node, Profile, StreamRequest};
-use crate::wire::message::{Alive, Dead, NodeState, PushNode, PushPull, Suspect, Versions};
+use crate::wire::message::{
+    Alive, Dead, NodeState, PushNode, PushPull, Suspect, Versions, socket_addr,
+};
 
 /// Members up to which everyone exchanges states once per interval.
 const PUSH_PULL_SCALE_FROM: usize = 32;
@@ -115,6 +117,7 @@ impl Node {
         for node in remote.nodes {
             self.merge_node(now, node);
         }
+        self.ask_the_contradicted(now);
         if !remote.user_state.is_empty() {
             self.events.push_back(Event::RemoteState {
                 state: remote.user_state,
@@ -124,7 +127,33 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn merge_node(&mut self, now: Instant, node: PushNode) {
+    pub(super) fn merge_node(&mut self, now: Instant, mut node: PushNode) {
+        if node.port == 0 {
+            node.port = self.config.port();
+        }
+        let known = self.table.find(&node.name);
+        let other = known.filter(|entry| entry.name != self.config.name);
+        match (node.state, other) {
+            (NodeState::Alive, Some(entry))
+                if node.incarnation <= entry.incarnation
+                    && entry.addr() == socket_addr(node.addr, node.port)
+                    && !self.is_believed_back(entry, node.incarnation, now) =>
+            {
+                if entry.state != NodeState::Alive {
+                    self.weigh(node.name, None);
+                }
+                return;
+            }
+            // Hearsay of a death is a question first: the accused gets its chance to refute.
+            (NodeState::Suspect | NodeState::Dead, Some(entry))
+                if entry.state == NodeState::Alive
+                    && (entry.incarnation..u32::MAX).contains(&node.incarnation) =>
+            {
+                self.weigh(node.name, Some(node.incarnation));
+                return;
+            }
+            _ => {}
+        }
         match node.state {
             NodeState::Alive => self.alive(
                 now,
@@ -137,7 +166,6 @@ impl Node {
                     versions: node.versions,
                 },
             ),
-            // Hearsay of a death is a suspicion: the accused gets its chance to refute.
             NodeState::Suspect | NodeState::Dead => self.suspect(
                 now,
                 Suspect {

@@ -23,6 +23,8 @@ pub(super) enum Timer {
     Suspicion(String),
     /// Tell the member of this name once more that we doubt it.
     Reminder(String),
+    /// Accused that were asked whether they live should have answered.
+    Hearsay,
     /// The next gossip round is due. Armed only while there is something to say.
     Gossip,
     /// Messages were asked for a while ago: ask for those that have not come.

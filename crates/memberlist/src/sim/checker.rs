@@ -36,7 +36,7 @@ const PARTS_MAX: usize = 127;
 /// Requests answered per datagram.
 const REPLIES_MAX: u64 = 4;
 /// Timers that do not belong to a suspect or a relay.
-const TIMERS_OWN_MAX: usize = 8;
+const TIMERS_OWN_MAX: usize = 9;
 
 /// What made a node act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -110,6 +110,8 @@ tally! {
     refutations,
     /// Accusations repeated to a restarted member.
     accusations_repeated,
+    /// Members asked whether they live, as a table called them dead.
+    accused_asked,
     /// Refuted accusations answered once more.
     old_accusations_answered,
     /// Suspects told once more that they are doubted.
@@ -141,6 +143,7 @@ impl From<&Counters> for Tally {
             deaths_declared: counters.deaths_declared,
             refutations: counters.refutations,
             accusations_repeated: counters.accusations_repeated,
+            accused_asked: counters.accused_asked,
             old_accusations_answered: counters.old_accusations_answered,
             suspects_reminded: counters.suspects_reminded,
             conflicts: counters.conflicts,

@@ -139,11 +139,12 @@ fn item_48_left_is_written_for_those_who_know_it() {
         let entry = table.nodes.iter().find(|node| node.name == "n2");
         assert_eq!(entry.expect("listed").state, state, "{profile:?}");
         // A peer that did not hear the goodbye itself: gone at once, or suspected first.
-        let mut peer = Bench::quiet(|_| {});
+        let mut peer = Bench::quiet(|config| config.probe_interval = MS * 1000);
         peer.receive(&Message::Alive(alive(2, 1)));
         peer.node
             .merge(peer.now, table, false)
             .expect("versions fit");
+        peer.pass(MS * 1000);
         let then = match state {
             NodeState::Left => NodeState::Left,
             _ => NodeState::Suspect,

@@ -1,6 +1,7 @@
 //! The rules of the protocol, one node at a time: what goes in, what comes out.
 
 mod gossiping;
+mod hearsay;
 mod lazy;
 mod probing;
 mod syncing;
