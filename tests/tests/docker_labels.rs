@@ -68,72 +68,87 @@ fn remarks(agent: &Agent, container: &str) -> String {
     all.iter().filter(about).map(Value::to_string).collect()
 }
 
-#[test]
-fn docker_container_with_labels_appears_named_with_its_ports_mapped() {
-    let lab = Lab::new(Machine::Shared, &["dock"]);
-    let engine = Engine::start(&lab, lab.host(0), "container\n");
-    let host = lab.host(0).ip.to_string();
-    let agent = AgentBuilder::new(&lab, 0)
+fn lab() -> Lab {
+    Lab::new(Machine::Shared, &["dock"])
+}
+
+/// An engine whose containers answer requests, and an agent that follows it.
+fn dock(lab: &Lab) -> (Engine, Agent) {
+    let engine = Engine::start(lab, lab.host(0), "container\n");
+    let agent = AgentBuilder::new(lab, 0)
         .env("SIDECAR_DISCOVERY", "docker")
         .env("DOCKER_URL", &engine.url())
         .start();
+    (engine, agent)
+}
 
-    // A random port is found through the label of the container port; wildcards of both families
-    // are one port at the advertise address.
-    run(
-        &engine,
-        "web",
-        &[
-            "-P",
-            "-l",
-            "ServiceName=web",
-            "-l",
-            "ServicePort_80=9500",
-            "-l",
-            "HealthCheck=HttpGet",
-            "-l",
-            "HealthCheckArgs=http://{{ host }}:{{ tcp 9500 }}/",
-        ],
-    );
+fn labels<'a>(labels: &[&'a str]) -> Vec<&'a str> {
+    labels.iter().flat_map(|label| ["-l", *label]).collect()
+}
+
+fn routed(agent: &Agent, port: u16) {
+    let page = Route::Answer("container".to_owned());
+    eventually("it is routed to", STARTED, || {
+        agent.host.expect_route(port, &page)
+    });
+}
+
+const WELL: &str = "HealthCheck=AlwaysSuccessful";
+
+#[test]
+fn docker_container_with_labels_appears_named_with_its_ports_mapped() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    let labels = labels(&[
+        "ServiceName=web",
+        "ServicePort_80=9500",
+        "HealthCheck=HttpGet",
+        "HealthCheckArgs=http://{{ host }}:{{ tcp 9500 }}/",
+    ]);
+    run(&engine, "web", &[&labels[..], &["-p", "18080:80"]].concat());
     let web = record(&agent, "web");
-    let published = engine.published_port("web");
-    assert_eq!(ports(&web), [format!("{host}:{published}/tcp <- 9500")]);
+    let host = lab.host(0).ip;
+    assert_eq!(ports(&web), [format!("{host}:18080/tcp <- 9500")]);
     assert_eq!(web["Image"], IMAGE);
     assert_eq!(web["Hostname"], "dock");
     assert_eq!(web["ProxyMode"], "http");
-    let page = Route::Answer("container".to_owned());
-    eventually("it is routed to", STARTED, || {
-        agent.host.expect_route(9500, &page)
-    });
+    routed(&agent, 9500);
+}
 
-    // Several service ports, TCP and UDP, a specific address.
-    run(
-        &engine,
-        "many",
-        &[
-            "-l",
-            "ServiceName=many",
-            "-l",
-            "ServicePort_80=9501",
-            "-l",
-            "ServicePort_81=9502",
-            "-l",
-            "ServicePort_53=9503",
-            "-l",
-            "ProxyMode=tcp",
-            "-l",
-            "HealthCheck=AlwaysSuccessful",
-            "-l",
-            "HealthCheckInterval=1s",
-            "-p",
-            "127.0.0.1:18080:80",
-            "-p",
-            "18081:81",
-            "-p",
-            "18053:53/udp",
-        ],
+#[test]
+fn a_random_published_port_is_found_through_the_label_of_the_container_port() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    let labels = labels(&["ServiceName=web", "ServicePort_80=9500", WELL]);
+    run(&engine, "web", &[&labels[..], &["-P"]].concat());
+    let published = engine.published_port("web");
+    let host = lab.host(0).ip;
+    assert_eq!(
+        ports(&record(&agent, "web")),
+        [format!("{host}:{published}/tcp <- 9500")]
     );
+    routed(&agent, 9500);
+}
+
+#[test]
+fn several_service_ports_tcp_and_udp_and_specific_addresses_are_recorded() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    let labels = labels(&[
+        "ServiceName=many",
+        "ServicePort_80=9501",
+        "ServicePort_81=9502",
+        "ServicePort_53=9503",
+        "ProxyMode=tcp",
+        WELL,
+    ]);
+    // Wildcards of both families are one port, at the advertise address.
+    let published = ["127.0.0.1:18080:80", "18081:81", "18053:53/udp"];
+    let published = published.iter().flat_map(|port| ["-p", *port]);
+    let options: Vec<&str> = labels.into_iter().chain(published).collect();
+    run(&engine, "many", &options);
     let many = record(&agent, "many");
+    let host = lab.host(0).ip;
     assert_eq!(
         ports(&many),
         [
@@ -143,65 +158,75 @@ fn docker_container_with_labels_appears_named_with_its_ports_mapped() {
         ]
     );
     assert_eq!(many["ProxyMode"], "tcp");
-
-    // Without labels it has its image's name, is recorded and not routed to.
-    run(&engine, "plain", &["-P"]);
-    let plain = record(&agent, IMAGE);
-    let published = engine.published_port("plain");
-    assert_eq!(ports(&plain), [format!("{host}:{published}/tcp <- 0")]);
-
-    // The word false hides; a container beside it that comes later shows that it was looked at.
-    run(
-        &engine,
-        "hidden",
-        &[
-            "-P",
-            "-l",
-            "ServiceName=hidden",
-            "-l",
-            "SidecarDiscover=false",
-        ],
+    // A route for each TCP port: at one answers the container, at the other nobody in it.
+    routed(&agent, 9501);
+    let routes = agent.api("/api/v2/routes").expect("the API answers").body;
+    assert!(
+        routes.contains("9502") && !routes.contains("9503"),
+        "{routes}"
     );
-    // In the host's network, and in one of its own without any published port.
+}
+
+#[test]
+fn an_unlabelled_container_has_its_images_name_and_no_service_port_and_is_not_routed() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    run(&engine, "plain", &["-P"]);
+    let published = engine.published_port("plain");
+    let host = lab.host(0).ip;
+    assert_eq!(
+        ports(&record(&agent, IMAGE)),
+        [format!("{host}:{published}/tcp <- 0")]
+    );
+    let routes = agent.api("/api/v2/routes").expect("the API answers").body;
+    assert!(!routes.contains(IMAGE), "{routes}");
+}
+
+#[test]
+fn sidecar_discover_false_is_skipped() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    let hidden = labels(&["ServiceName=hidden", "SidecarDiscover=false"]);
+    run(&engine, "hidden", &hidden);
+    // One that came later is there: so the other was looked at.
+    run(&engine, "later", &labels(&["ServiceName=later", WELL]));
+    record(&agent, "later");
+    assert_eq!(records(&agent, "hidden"), Ok(Vec::new()));
+    assert_eq!(local(&agent)["remarks"], json!([]));
+}
+
+#[test]
+fn containers_in_the_hosts_network_or_one_of_their_own_need_no_published_port() {
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
+    let shared = labels(&[
+        "ServiceName=shared",
+        "SidecarNetwork=host",
+        "ServicePort_80=9504",
+        WELL,
+    ]);
     run(
         &engine,
         "shared",
-        &[
-            "--network",
-            "host",
-            "-l",
-            "ServiceName=shared",
-            "-l",
-            "SidecarNetwork=host",
-            "-l",
-            "ServicePort_80=9504",
-            "-l",
-            "HealthCheck=AlwaysSuccessful",
-        ],
+        &[&["--network", "host"], &shared[..]].concat(),
     );
+    let host = lab.host(0).ip;
     assert_eq!(
         ports(&record(&agent, "shared")),
         [format!("{host}:80/tcp <- 9504")]
     );
-    eventually("the host's own port is routed to", STARTED, || {
-        agent.host.expect_route(9504, &page)
-    });
+    routed(&agent, 9504);
     engine.docker(&["network", "create", "backend"]);
+    let inner = labels(&[
+        "ServiceName=inner",
+        "SidecarNetwork=backend",
+        "ServicePort_80=9505",
+        "HealthCheck=Tcp",
+    ]);
     run(
         &engine,
         "inner",
-        &[
-            "--network",
-            "backend",
-            "-l",
-            "ServiceName=inner",
-            "-l",
-            "SidecarNetwork=backend",
-            "-l",
-            "ServicePort_80=9505",
-            "-l",
-            "HealthCheck=Tcp",
-        ],
+        &[&["--network", "backend"], &inner[..]].concat(),
     );
     let address = "{{(index .NetworkSettings.Networks \"backend\").IPAddress}}";
     let address = engine.docker(&["inspect", "-f", address, "inner"]);
@@ -209,21 +234,13 @@ fn docker_container_with_labels_appears_named_with_its_ports_mapped() {
         ports(&record(&agent, "inner")),
         [format!("{address}:80/tcp <- 9505")]
     );
-    eventually("the container's own port is routed to", STARTED, || {
-        agent.host.expect_route(9505, &page)
-    });
-    assert_eq!(records(&agent, "hidden"), Ok(Vec::new()));
-    assert_eq!(local(&agent)["remarks"], json!([]));
+    routed(&agent, 9505);
 }
 
 #[test]
 fn labels_that_match_nothing_and_hostile_ones_are_remarked_on_and_harm_nobody() {
-    let lab = Lab::new(Machine::Shared, &["dock"]);
-    let engine = Engine::start(&lab, lab.host(0), "container\n");
-    let agent = AgentBuilder::new(&lab, 0)
-        .env("SIDECAR_DISCOVERY", "docker")
-        .env("DOCKER_URL", &engine.url())
-        .start();
+    let lab = lab();
+    let (engine, agent) = dock(&lab);
     run(
         &engine,
         "good",
@@ -334,8 +351,15 @@ fn labels_that_match_nothing_and_hostile_ones_are_remarked_on_and_harm_nobody() 
         .api("/api/services.json")
         .expect("the API answers")
         .body;
-    for part in ["script", "bind", "xxxx"] {
-        assert!(!services.contains(part), "{services}");
+    let texts = ["/servers", "/metrics"].map(|path| {
+        let answer = agent.api(path).expect("the API answers");
+        assert_eq!(answer.status, 200, "{path}");
+        answer.body
+    });
+    for text in texts.iter().chain([&services]) {
+        for part in ["<script", "bind *", "backend x", "xxxx"] {
+            assert!(!text.contains(part), "{text}");
+        }
     }
     throughout("nobody else is affected", Duration::from_secs(3), || {
         agent.host.expect_route(9500, &page)

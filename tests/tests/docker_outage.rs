@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use blackbox::{Agent, AgentBuilder, Engine, IMAGE, Lab, Machine, Route, eventually, throughout};
+use blackbox::{
+    Agent, AgentBuilder, Engine, IMAGE, Lab, Machine, Relay, Route, Status, eventually, throughout,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -126,6 +128,47 @@ fn engine_restart_with_live_restore_and_a_frozen_engine_keep_services() {
     eventually("a stop is noticed", Duration::from_secs(5), || {
         closed(&agents)
     });
+}
+
+#[test]
+fn an_event_stream_cut_in_the_middle_of_a_message_is_resumed_and_nothing_is_missed() {
+    let lab = Lab::new(Machine::Shared, &["dock"]);
+    let engine = Engine::start(&lab, lab.host(0), "container\n");
+    let host = lab.host(0);
+    let socket = engine.url().replace("unix://", "");
+    let relay = Relay::start(host, (host.ip, 2375).into(), &socket);
+    let agent = AgentBuilder::new(&lab, 0)
+        .env("SIDECAR_DISCOVERY", "docker")
+        .env("DOCKER_URL", &format!("tcp://{}:2375", host.ip))
+        .start();
+    let run = |name: &str| {
+        let label = format!("ServiceName={name}");
+        let labels = ["-l", label.as_str(), "-l", "HealthCheck=AlwaysSuccessful"];
+        let usual = ["run", "-d", "-P", "--name", name];
+        engine.docker(&[&usual, &labels[..], &[IMAGE]].concat());
+    };
+    let alive = |name: &str| agent.expect_instances(name, &[("dock", Status::Alive)]);
+    run("web");
+    eventually("it is found", STARTED, || alive("web"));
+    // The first event of a start is cut, and those that follow come while nobody listens.
+    for (number, name) in ["one", "two", "three"].into_iter().enumerate() {
+        relay.cut_next_event();
+        run(name);
+        eventually("it is found all the same", STARTED, || {
+            alive("web").expect("nobody else is affected");
+            alive(name)
+        });
+        assert_eq!(relay.cuts(), number + 1);
+    }
+    relay.cut_next_event();
+    engine.docker(&["rm", "-f", "one", "two"]);
+    eventually("ends are not missed either", STARTED, || {
+        alive("web").expect("nobody else is affected");
+        alive("three").expect("nobody else is affected");
+        let gone = |name| agent.expect_instances(name, &[("dock", Status::Tombstone)]);
+        gone("one").and_then(|()| gone("two"))
+    });
+    assert_eq!(relay.cuts(), 4);
 }
 
 #[test]

@@ -2,13 +2,10 @@
 
 #![cfg(target_os = "linux")]
 
-use std::{
-    io, net::Shutdown, os::unix::net::UnixStream, path::Path, process::Command, thread,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use blackbox::{
-    Agent, AgentBuilder, Engine, Host, IMAGE, Lab, Machine, Status, eventually, require,
+    Agent, AgentBuilder, Engine, IMAGE, Lab, Machine, Relay, Status, eventually, require,
 };
 
 const STARTED: Duration = Duration::from_secs(20);
@@ -69,30 +66,6 @@ fn certificates(directory: &Path, ip: &str) {
     }
 }
 
-/// Carries what comes to port 2375 to a socket, as long as the test runs.
-fn relay(host: &Host, socket: String) {
-    let listener = host.listen((host.ip, 2375).into());
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let engine = UnixStream::connect(&socket).expect("the engine listens");
-            let clones = client
-                .try_clone()
-                .and_then(|it| Ok((it, engine.try_clone()?)));
-            let mut up = clones.expect("descriptors can be duplicated");
-            let mut down = (engine, client);
-            // Whoever ends first ends both; there is nothing to do about errors but that.
-            thread::spawn(move || {
-                let _ = io::copy(&mut up.0, &mut up.1);
-                let _ = up.1.shutdown(Shutdown::Both);
-            });
-            thread::spawn(move || {
-                let _ = io::copy(&mut down.0, &mut down.1);
-                let _ = down.1.shutdown(Shutdown::Both);
-            });
-        }
-    });
-}
-
 fn expect_found(agent: &Agent) {
     eventually("the container is found", STARTED, || {
         agent.expect_instances("web", &[("dock", Status::Alive)])
@@ -125,7 +98,8 @@ fn docker_url_unix_and_tcp_and_tls_variables_and_empty_for_the_environment() {
             &at("server.key"),
         ],
     );
-    relay(lab.host(0), engine.url().replace("unix://", ""));
+    let socket = engine.url().replace("unix://", "");
+    Relay::start(lab.host(0), (lab.host(0).ip, 2375).into(), &socket);
     engine.docker(&[
         "run",
         "-d",

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use blackbox::{Agent, AgentBuilder, Host, Json, Lab, Machine, Status, eventually, throughout};
+use blackbox::{
+    Agent, AgentBuilder, Answer as Page, GrpcHealth, Host, Json, Lab, Machine, Responder, Serving,
+    Status, eventually, throughout,
+};
 use serde_json::{Value, json};
 
 const HOST: &str = "one";
@@ -170,7 +173,6 @@ fn last(agent: &Agent, service: &str, key: &str) -> String {
     value.map(Json::to_string).unwrap_or_default()
 }
 
-/// Row 43.
 #[test]
 fn http_get_is_healthy_by_200_to_299_through_redirects_and_with_an_empty_host() {
     let lab = lab();
@@ -220,7 +222,6 @@ fn http_get_is_healthy_by_200_to_299_through_redirects_and_with_an_empty_host() 
     assert!(asked.contains(&"/here".to_owned()), "{asked:?}");
 }
 
-/// Row 44.
 #[test]
 fn external_is_healthy_by_exit_code_with_quotes_and_killed_with_its_children_when_late() {
     let lab = lab();
@@ -274,7 +275,6 @@ fn external_is_healthy_by_exit_code_with_quotes_and_killed_with_its_children_whe
     );
 }
 
-/// Row 45.
 #[test]
 fn always_successful_is_alive_without_any_request() {
     let lab = lab();
@@ -286,7 +286,6 @@ fn always_successful_is_alive_without_any_request() {
     assert_eq!(service.asked(), Vec::<String>::new());
 }
 
-/// Row 46.
 #[test]
 fn the_default_check_asks_the_first_tcp_port_for_the_endpoint_and_without_one_nobody() {
     let lab = lab();
@@ -321,7 +320,6 @@ fn the_default_check_asks_the_first_tcp_port_for_the_endpoint_and_without_one_no
     assert_eq!(service.asked().last().map(String::as_str), Some("/ping"));
 }
 
-/// Row 47.
 #[test]
 fn templates_know_host_ports_fields_printf_if_and_range() {
     let lab = lab();
@@ -357,7 +355,6 @@ fn templates_know_host_ports_fields_printf_if_and_range() {
     }
 }
 
-/// Row 48.
 #[test]
 fn a_broken_template_is_used_as_it_stands_and_named() {
     let lab = lab();
@@ -372,7 +369,6 @@ fn a_broken_template_is_used_as_it_stands_and_named() {
     assert!(notices.contains("are used as they stand"), "{notices}");
 }
 
-/// Row 49.
 #[test]
 fn a_late_answer_is_unhealthy_and_a_good_one_alive_again() {
     let lab = lab();
@@ -388,7 +384,6 @@ fn a_late_answer_is_unhealthy_and_a_good_one_alive_again() {
     becomes(&agent, "slow", Status::Alive);
 }
 
-/// Row 50.
 #[test]
 fn interval_timeout_rise_and_fall_are_the_owners() {
     let lab = lab();
@@ -445,7 +440,55 @@ fn interval_timeout_rise_and_fall_are_the_owners() {
     }
 }
 
-/// Row 52.
+#[test]
+fn an_unhealthy_instance_leaves_all_proxies_and_returns_when_it_is_healthy() {
+    let lab = Lab::new(Machine::Shared, &["left", "right"]);
+    let hosts = lab.hosts();
+    let page = |host: &Host| format!("{}\n", host.name);
+    let services: Vec<Responder> = hosts
+        .iter()
+        .map(|host| {
+            let service = Responder::start(host, (Ipv4Addr::UNSPECIFIED, 8100).into());
+            service.set("/", Page::ok(&page(host)));
+            service
+        })
+        .collect();
+    let check = json!({ "Type": "HttpGet", "Args": "http://127.0.0.1:8100/health" });
+    let _agents: Vec<Agent> = (0..2)
+        .map(|host| {
+            AgentBuilder::new(&lab, host)
+                .services(&[target("web", &check)])
+                .start()
+        })
+        .collect();
+    let served_by = |wanted: &[&str]| {
+        hosts.iter().try_for_each(|host| {
+            let answers = host.answers(9500, 12)?;
+            let fair = answers
+                .values()
+                .all(|count| *count >= 12 / wanted.len() / 2);
+            if fair && answers.keys().eq(wanted.iter()) {
+                return Ok(());
+            }
+            Err(format!(
+                "{} is served by {answers:?}, not by {wanted:?}",
+                host.name
+            ))
+        })
+    };
+    eventually("both serve both hosts", CHECKED, || {
+        served_by(&["left", "right"])
+    });
+    services[0].set("/health", Page::status(503));
+    eventually("the healthy one serves alone", CHECKED, || {
+        served_by(&["right"])
+    });
+    services[0].set("/health", Page::ok("well\n"));
+    eventually("both serve again", CHECKED, || {
+        served_by(&["left", "right"])
+    });
+}
+
 #[test]
 fn every_status_has_its_number_in_json_and_its_name_on_the_text_page() {
     let lab = lab();
@@ -505,6 +548,34 @@ fn tcp_is_healthy_while_the_port_takes_connections() {
     assert!(last(&agent, "port", "summary").contains("cannot connect to 127.0.0.1:8100"));
     let _listener = lab.host(0).listen(at);
     becomes(&agent, "port", Status::Alive);
+}
+
+#[test]
+fn grpc_is_healthy_while_the_service_says_that_it_serves() {
+    let lab = lab();
+    let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8100));
+    let health = GrpcHealth::start(lab.host(0), at);
+    health.set("", Serving::Yes);
+    health.set("orders.v1.Orders", Serving::No);
+    let named = |name: &str| json!({ "Type": "Grpc", "Args": format!("127.0.0.1:8100/{name}") });
+    let targets = [
+        // Without arguments the server as a whole is asked, at the first TCP port.
+        target("server", &json!({ "Type": "Grpc" })),
+        target("orders", &named("orders.v1.Orders")),
+        target("unknown", &named("users.v1.Users")),
+    ];
+    let agent = agent(&lab, &targets).start();
+    becomes(&agent, "server", Status::Alive);
+    becomes(&agent, "orders", Status::Unhealthy);
+    becomes(&agent, "unknown", Status::Unhealthy);
+    let said = last(&agent, "orders", "summary");
+    assert!(said.contains("NOT_SERVING"), "{said}");
+    let said = last(&agent, "unknown", "summary");
+    assert!(said.contains("NOT_FOUND"), "{said}");
+    health.set("orders.v1.Orders", Serving::Yes);
+    health.set("", Serving::No);
+    becomes(&agent, "orders", Status::Alive);
+    becomes(&agent, "server", Status::Unhealthy);
 }
 
 #[test]

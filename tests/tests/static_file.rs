@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use blackbox::{Agent, AgentBuilder, Engine, Exit, Lab, Machine, Status, eventually, throughout};
+use blackbox::{
+    Agent, AgentBuilder, Engine, Exit, IMAGE, Lab, Machine, Status, eventually, throughout,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -151,6 +153,32 @@ fn a_wrong_static_file_does_not_stop_other_discovery() {
             engine_listed
                 .then_some(())
                 .ok_or_else(|| format!("{awaited}"))
+        });
+        agent.kill();
+    }
+}
+
+#[test]
+fn docker_and_a_static_file_are_followed_together_named_in_any_order() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let engine = Engine::start(&lab, lab.host(0), "container\n");
+    let labels = [
+        "-l",
+        "ServiceName=boxed",
+        "-l",
+        "HealthCheck=AlwaysSuccessful",
+    ];
+    engine.docker(&[&["run", "-d"], &labels[..], &[IMAGE]].concat());
+    let file = lab.write("both.json", &json!([database()]).to_string());
+    for sources in ["static docker", "docker,static"] {
+        let agent = AgentBuilder::new(&lab, 0)
+            .env("SIDECAR_DISCOVERY", sources)
+            .env("STATIC_CONFIG_FILE", &file.display().to_string())
+            .env("DOCKER_URL", &engine.url());
+        let mut agent = agent.start();
+        eventually(&format!("both are found by {sources:?}"), SEEN, || {
+            agent.expect_instances("orders-db", &[("db-1", Status::Alive)])?;
+            agent.expect_instances("boxed", &[("solo", Status::Alive)])
         });
         agent.kill();
     }

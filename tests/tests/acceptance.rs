@@ -1,0 +1,35 @@
+//! Whether `ACCEPTANCE.md` is true: every statement is there and every test it names exists.
+
+use std::{fs, path::Path};
+
+const TABLE: &str = include_str!("../ACCEPTANCE.md");
+
+/// Number and evidence of each row.
+fn rows() -> Vec<(u32, &'static str)> {
+    let rows = TABLE.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
+        let number = cells.next()?.parse().ok()?;
+        Some((number, cells.nth(1)?))
+    });
+    rows.collect()
+}
+
+#[test]
+fn every_statement_about_discovery_and_health_has_a_test_that_exists() {
+    let rows = rows();
+    let numbers: Vec<u32> = rows.iter().map(|row| row.0).collect();
+    assert_eq!(numbers, (21..=37).chain(42..=52).collect::<Vec<_>>());
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for (number, evidence) in rows {
+        let named: Vec<&str> = evidence.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "row {number} names no test");
+        for name in named {
+            let (file, test) = name.split_once("::").expect("file::test");
+            let source = fs::read_to_string(tests.join(file)).unwrap_or_default();
+            assert!(
+                source.contains(&format!("#[test]\nfn {test}() {{")),
+                "row {number}: there is no {name}"
+            );
+        }
+    }
+}
