@@ -15,10 +15,11 @@ fn rows() -> Vec<(u32, &'static str)> {
 }
 
 #[test]
-fn every_statement_about_discovery_and_health_has_a_test_that_exists() {
+fn every_statement_has_a_test_that_exists() {
     let rows = rows();
     let numbers: Vec<u32> = rows.iter().map(|row| row.0).collect();
-    assert_eq!(numbers, (21..=37).chain(42..=52).collect::<Vec<_>>());
+    let wanted = (21..=37).chain(42..=52).chain(78..=82);
+    assert_eq!(numbers, wanted.collect::<Vec<_>>());
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     for (number, evidence) in rows {
         let named: Vec<&str> = evidence.split('`').skip(1).step_by(2).collect();

@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::bail;
 use bytes::Bytes;
-use catalog::{Snapshot, json};
+use catalog::{Change, Snapshot, json};
 use memberlist::Member;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -31,10 +31,13 @@ use crate::{
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
     http::{self, Api},
+    listeners::{self, Listeners},
     local_view::LocalView,
     metrics::Metrics,
     net::{
         bind_address::{self, BindAddress},
+        dial::Dialer,
+        http_client::HttpClient,
         resolver::Resolver,
     },
     opening::{self, Progress},
@@ -195,7 +198,8 @@ impl Agent {
         let (updates, local) = mpsc::channel(QUEUE_DEPTH);
         let (found, source_events) = mpsc::channel(QUEUE_DEPTH);
         self.start_discovery(&sources, found);
-        self.start_health(source_events, updates);
+        let (listeners, managed) = watch::channel(Listeners::new());
+        self.start_health(source_events, updates, listeners);
 
         let (commands, command_inputs) = mpsc::channel(16);
         let (drain, drain_inputs) = mpsc::channel(64);
@@ -208,7 +212,16 @@ impl Agent {
             registry::now(),
         );
         let core = Core::new(replica, counters.clone(), rand::random());
-        let registry = Registry::new(core, gossip.clone(), awake, snapshots, progress);
+        let (changes, _) = broadcast::channel(listeners::CHANGES_MAX);
+        let registry = Registry::new(
+            core,
+            gossip.clone(),
+            awake,
+            snapshots,
+            progress,
+            changes.clone(),
+        );
+        self.start_listeners(changes, snapshot.clone(), managed);
         let inputs = Inputs {
             local,
             gossip: gossip_events,
@@ -315,8 +328,12 @@ impl Agent {
         &self,
         found: mpsc::Receiver<(SourceName, discovery::SourceEvent)>,
         updates: mpsc::Sender<health::LocalUpdate>,
+        listeners: watch::Sender<Listeners>,
     ) {
-        let config = health_config(&self.config, self.advertise, self.view.clone());
+        let config = HealthConfig {
+            listeners,
+            ..health_config(&self.config, self.advertise, self.view.clone())
+        };
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(health::run(
             config,
@@ -325,6 +342,24 @@ impl Agent {
             updates,
             shutdown,
         ));
+    }
+
+    fn start_listeners(
+        &self,
+        changes: broadcast::Sender<Change>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        managed: watch::Receiver<Listeners>,
+    ) {
+        let settings = listeners::Settings {
+            urls: self.config.listeners.clone(),
+            hostname: self.config.node_name.clone(),
+            changes,
+            snapshots,
+            client: HttpClient::new(Dialer::new(self.resolver.clone())),
+            view: self.view.clone(),
+        };
+        self.tasks
+            .spawn(listeners::run(settings, managed, self.shutdown.clone()));
     }
 
     /// Decides when routing begins, and what `/ready` says.
@@ -494,6 +529,7 @@ pub(crate) fn health_config(
         interval: CHECK_INTERVAL,
         timeout: CHECK_TIMEOUT,
         view,
+        listeners: watch::channel(Listeners::new()).0,
     }
 }
 

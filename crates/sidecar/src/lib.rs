@@ -15,6 +15,7 @@ pub mod gossip_keys;
 pub mod health;
 pub mod http;
 pub mod keygen;
+pub mod listeners;
 pub mod local_view;
 pub mod logging;
 pub mod metrics;

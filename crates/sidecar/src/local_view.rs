@@ -12,7 +12,7 @@ use catalog::Status;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::discovery::SourceName;
+use crate::{discovery::SourceName, net::http_client::without_credentials};
 
 /// Remarks kept about one subject, and subjects with remarks; more are counted only.
 const REMARKS_MAX: usize = 32;
@@ -28,6 +28,7 @@ struct Content {
     remarks: BTreeMap<(SourceName, String), Vec<String>>,
     checks: BTreeMap<String, CheckView>,
     results: BTreeMap<&'static str, CheckResults>,
+    listeners: BTreeMap<String, ListenerView>,
 }
 
 /// The results of all checks of one kind since the agent started.
@@ -103,6 +104,34 @@ pub struct CheckEvidence {
     pub summary: String,
     /// The beginning of what the instance or the command said; empty when there was nothing.
     pub output: String,
+}
+
+/// How a webhook is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListenerView {
+    /// Where events go, without credentials.
+    pub url: String,
+    /// Events it took.
+    pub delivered: u64,
+    /// Requests that it did not take.
+    pub failed: u64,
+    /// Events that it did not get by themselves, as later ones were there.
+    pub merged: u64,
+    /// Why it did not take the last request; `None` if it did.
+    pub trouble: Option<String>,
+}
+
+impl ListenerView {
+    /// One that got nothing yet.
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: without_credentials(url),
+            delivered: 0,
+            failed: 0,
+            merged: 0,
+            trouble: None,
+        }
+    }
 }
 
 /// A change of status that is held back because there were many.
@@ -232,6 +261,21 @@ impl LocalView {
         self.lock().checks.remove(id);
     }
 
+    /// How a listener is doing.
+    pub fn listener(&self, name: &str, view: ListenerView) {
+        self.lock().listeners.insert(name.to_owned(), view);
+    }
+
+    /// A listener is served no longer.
+    pub fn forget_listener(&self, name: &str) {
+        self.lock().listeners.remove(name);
+    }
+
+    /// All listeners, by name.
+    pub fn listeners(&self) -> BTreeMap<String, ListenerView> {
+        self.lock().listeners.clone()
+    }
+
     /// The document of `/api/v2/local`, indented JSON.
     ///
     /// # Errors
@@ -242,6 +286,7 @@ impl LocalView {
             sources: BTreeMap<&'static str, &'a SourceView>,
             remarks: Vec<Remarked<'a>>,
             checks: &'a BTreeMap<String, CheckView>,
+            listeners: &'a BTreeMap<String, ListenerView>,
         }
         #[derive(Serialize)]
         struct Remarked<'a> {
@@ -263,6 +308,7 @@ impl LocalView {
                 })
                 .collect(),
             checks: &content.checks,
+            listeners: &content.listeners,
         })
     }
 }

@@ -70,6 +70,7 @@ impl Metrics {
         self.plane(&mut text);
         self.sources(&mut text);
         self.checks(&mut text);
+        self.listeners(&mut text);
         text.0
     }
 
@@ -132,6 +133,28 @@ impl Metrics {
             for (source, (view, remarks)) in &sources {
                 let (source, value) = (source.as_str(), count(read(view, *remarks)));
                 text.line(format_args!("{name}{{source=\"{source}\"}} {value}"));
+            }
+        }
+    }
+
+    fn listeners(&self, text: &mut Text) {
+        let listeners = self.view.listeners();
+        let name = "sidecar_listener_events_total";
+        text.family(
+            name,
+            "counter",
+            "Events for webhooks: delivered, failed requests, merged with later ones.",
+        );
+        for (listener, view) in &listeners {
+            let listener = label(listener);
+            for (result, count) in [
+                ("delivered", view.delivered),
+                ("failed", view.failed),
+                ("merged", view.merged),
+            ] {
+                text.line(format_args!(
+                    "{name}{{listener=\"{listener}\",result=\"{result}\"}} {count}"
+                ));
             }
         }
     }

@@ -6,8 +6,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use catalog::{Now, Snapshot};
-use tokio::sync::{mpsc, oneshot, watch};
+use catalog::{Change, Now, Snapshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::info;
 
 use super::{
@@ -63,17 +63,21 @@ pub struct Registry {
     awake: Arc<Awake>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     progress: watch::Sender<Progress>,
+    changes: broadcast::Sender<Change>,
+    /// Changes that no published snapshot has yet.
+    unpublished: Vec<Change>,
 }
 
 impl Registry {
     /// A writer for `core` that sends through `gossip`, tells `awake` that it lives, and publishes to
-    /// the two channels: what readers see, and how far the start has come.
+    /// the three channels: what readers see, how far the start has come, and each change.
     pub fn new(
         core: Core,
         gossip: memberlist::Handle,
         awake: Arc<Awake>,
         snapshots: watch::Sender<Arc<Snapshot>>,
         progress: watch::Sender<Progress>,
+        changes: broadcast::Sender<Change>,
     ) -> Self {
         Self {
             core,
@@ -81,6 +85,8 @@ impl Registry {
             awake,
             snapshots,
             progress,
+            changes,
+            unpublished: Vec::new(),
         }
     }
 
@@ -173,12 +179,13 @@ impl Registry {
                         to = %service.status,
                         "service changed"
                     );
+                    self.unpublished.push(change);
                 }
             }
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let snapshot = self.core.snapshot();
         self.snapshots.send_if_modified(|published| {
             let newer = published.version != snapshot.version;
@@ -187,6 +194,10 @@ impl Registry {
             }
             newer
         });
+        for change in self.unpublished.drain(..) {
+            // Nobody may listen.
+            let _ = self.changes.send(change);
+        }
         // After the snapshot: who sees that the start is done sees what it has brought.
         let replica = self.core.replica();
         let progress = Progress {

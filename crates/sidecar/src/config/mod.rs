@@ -18,9 +18,12 @@ use std::{
 
 use memberlist::CLUSTER_NAME_BYTES_MAX;
 
-use crate::discovery::{
-    SourceName,
-    docker::{Encryption, Endpoint, Naming},
+use crate::{
+    discovery::{
+        SourceName,
+        docker::{Encryption, Endpoint, Naming},
+    },
+    net::http_client::{check_url, without_credentials},
 };
 pub use gossip::GossipSecurity;
 use values::{parse_bool, parse_duration, parse_int, parse_list};
@@ -109,6 +112,8 @@ pub struct Config {
     pub docker_hold: Option<Duration>,
     /// `STATIC_CONFIG_FILE`.
     pub static_file: PathBuf,
+    /// `LISTENERS_URLS`.
+    pub listeners: Vec<String>,
     /// `SIDECAR_LEAVE_ON_STOP`.
     pub leave_on_stop: bool,
     /// `SIDECAR_DEFAULT_CHECK_ENDPOINT`.
@@ -213,6 +218,7 @@ impl Config {
                 hold => Some(hold),
             },
             static_file: PathBuf::from(reader.text("STATIC_CONFIG_FILE")),
+            listeners: reader.listeners(),
             leave_on_stop: reader.switch("SIDECAR_LEAVE_ON_STOP"),
             default_check_endpoint: reader.text("SIDECAR_DEFAULT_CHECK_ENDPOINT"),
             gossip_interval: reader.duration("SIDECAR_GOSSIP_INTERVAL", Duration::from_millis(1)),
@@ -388,6 +394,19 @@ impl<'a> Reader<'a> {
             }
         }
         items
+    }
+
+    /// Passwords in them are not printed.
+    fn listeners(&mut self) -> Vec<String> {
+        let expected = "URLs such as http://HOST:PORT/PATH";
+        let usable = |url: &str| check_url(url).is_ok().then(|| url.to_owned());
+        let urls = self.list("LISTENERS_URLS", expected, usable);
+        if let Some(setting) = self.settings.last_mut() {
+            let shown = parse_list(&setting.value).into_iter();
+            let shown: Vec<String> = shown.map(|url| without_credentials(&url)).collect();
+            setting.value = shown.join(" ");
+        }
+        urls
     }
 
     fn discovery(&mut self) -> Discovery {

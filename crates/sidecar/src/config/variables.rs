@@ -189,6 +189,11 @@ pub const VARIABLES: &[Variable] = &[
         "File with services that run without Docker",
     ),
     variable(
+        "LISTENERS_URLS",
+        "",
+        "URLs that get every change of a service by POST, with the whole state",
+    ),
+    variable(
         "SIDECAR_LEAVE_ON_STOP",
         "true",
         "On SIGTERM and SIGINT declare this host's services gone; false where a stopped agent is \
@@ -268,7 +273,6 @@ pub const NOT_YET: &[&str] = &[
     "HAPROXY_USE_HOSTNAMES",
     "ENVOY_USE_HOSTNAMES",
     "ENVOY_GRPC_PORT",
-    "LISTENERS_URLS",
 ];
 
 /// The variable of that name.

@@ -37,6 +37,8 @@ pub struct Instance {
     pub check: CheckSpec,
     /// What the engine's own check of it says; `None` where there is none.
     pub engine_health: Option<EngineHealth>,
+    /// URL at which it wants to hear of every change in the cluster.
+    pub listener: Option<String>,
 }
 
 /// The result of the check that an image brings along and the engine runs.

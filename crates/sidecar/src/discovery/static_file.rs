@@ -32,6 +32,7 @@ use self::schema::{List, Target};
 use super::{CheckSpec, Instance, SourceEvent, SourceName, SourceSender};
 use crate::{
     file_stamp::FileStamp,
+    listeners,
     local_view::{LocalView, SourceView},
 };
 
@@ -136,6 +137,9 @@ pub fn parse(
             .record(&config.hostname, config.advertise_ip, now);
         service.id = unused_id(&service, &mut ids);
         let word = |it: String| Some(it).filter(|it| !it.is_empty());
+        // It runs here, whatever host the record names.
+        let port = Some(target.listen_port.0).filter(|port| *port != 0);
+        let listener = port.map(|port| listeners::url(&config.advertise_ip.to_string(), port));
         let check = CheckSpec {
             kind: word(target.check.kind),
             args: word(target.check.args),
@@ -148,6 +152,7 @@ pub fn parse(
             service,
             check,
             engine_health: None,
+            listener,
         }
     };
     Ok(targets.map_or_else(Vec::new, |targets| {

@@ -59,6 +59,8 @@ struct Engine<P> {
     probe: P,
     inventory: Inventory,
     watched: BTreeMap<String, Watched>,
+    /// Names of listeners, by the ID of their instance.
+    listeners: BTreeMap<String, String>,
     /// Instances that are kept unhealthy although they work, and until when.
     held: BTreeMap<String, Instant>,
     generation: u64,
@@ -101,6 +103,7 @@ impl<P: Probe> Engine<P> {
             probe,
             inventory: Inventory::default(),
             watched: BTreeMap::new(),
+            listeners: BTreeMap::new(),
             held: BTreeMap::new(),
             generation: 0,
             outcomes,
@@ -144,16 +147,40 @@ impl<P: Probe> Engine<P> {
 
     fn follow(&mut self, change: Change) -> Option<LocalUpdate> {
         match change {
-            Change::Present(instance) => self.watch(instance),
+            Change::Present(instance) => {
+                let (id, name) = (&instance.service.id, &instance.service.name);
+                let url = instance.listener.clone();
+                let listener = url.map(|url| (format!("Service({name}-{id})"), url));
+                self.listen(id, listener);
+                self.watch(instance)
+            }
             Change::Gone { id } => {
                 let gone = self.watched.remove(&id)?;
                 self.held.remove(&id);
                 self.config.view.forget_check(&id);
+                self.listen(&id, None);
                 tracing::info!(service = %gone.service.name, instance = %id, "instance gone");
                 Some(LocalUpdate::Gone { id })
             }
             Change::Listed(source) => Some(LocalUpdate::Listed(source)),
         }
+    }
+
+    /// Tells where an instance takes events, `None` if it does not or is gone.
+    fn listen(&mut self, id: &str, listener: Option<(String, String)>) {
+        let before = self.listeners.remove(id);
+        if let Some((name, _)) = &listener {
+            self.listeners.insert(id.to_owned(), name.clone());
+        }
+        self.config.listeners.send_if_modified(|all| {
+            let is_other = |name: &String| listener.as_ref().is_none_or(|it| it.0 != *name);
+            let gone = before.filter(is_other).and_then(|name| all.remove(&name));
+            let is_news = listener.is_some_and(|(name, url)| {
+                let known = all.insert(name, url.clone());
+                known != Some(url)
+            });
+            gone.is_some() || is_news
+        });
     }
 
     /// Starts to check an instance, or starts again because it changed. Until the new check has

@@ -145,6 +145,7 @@ mod tests {
             service,
             check: CheckSpec::default(),
             engine_health: None,
+            listener: None,
         }
     }
 

@@ -22,12 +22,13 @@ mod words;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use catalog::Service;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{orphans::Orphans, probe::Prober};
 use crate::{
     discovery::{Instance, SourceEvent, SourceName},
+    listeners::Listeners,
     local_view::{CheckView, LocalView},
     net::{dial::Dialer, resolver::Resolver},
 };
@@ -72,6 +73,8 @@ pub struct HealthConfig {
     pub timeout: Duration,
     /// Where the evidence of checks is shown.
     pub view: Arc<LocalView>,
+    /// Where the listeners of instances are told.
+    pub listeners: watch::Sender<Listeners>,
 }
 
 /// Checks what `sources` find until `shutdown`, or until nobody receives `updates`.

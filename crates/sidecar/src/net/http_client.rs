@@ -1,6 +1,7 @@
-//! A small HTTP/1.1 client for health checks: one connection per request, a deadline over all of it.
+//! A small HTTP/1.1 client for health checks and webhooks: one connection per request, a deadline over
+//! all of it.
 //!
-//! No pool, no cookies, no proxies, no HTTP/2: a check must open the connection its users would have
+//! No pool, no proxies, no HTTP/2: a check must open the connection its users would have
 //! to open, and must never wait for anything but the instance. Redirects are followed as Go's client
 //! does, because checks written for Go Sidecar rely on it. Connections are [`Dialer`]'s. Dropping a
 //! request closes its connection.
@@ -12,12 +13,14 @@ mod tests;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, StatusCode,
     body::Incoming,
     client::conn::http1,
-    header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, USER_AGENT},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE, USER_AGENT,
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -40,9 +43,19 @@ pub const BODY_START_BYTES_MAX: usize = 1024;
 /// Longest head of a response, in bytes. As much as HAProxy takes by default; a connection's buffer
 /// grows to it, so that it is also what a thousand checks at once hold a thousand times.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most cookies taken from an answer.
+const COOKIES_MAX: usize = 32;
 /// How long a body may take once the status is known: servers like to finish their sentence, but an
 /// endless body must not make a good status late.
 const BODY_PATIENCE: Duration = Duration::from_millis(200);
+/// Whether a URL can be asked at all.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_url(url: &str) -> Result<(), HttpError> {
+    Target::parse(url).map(|_| ())
+}
+
 /// What servers see in their logs.
 pub const AGENT: &str = concat!("sidecar/", env!("CARGO_PKG_VERSION"));
 
@@ -59,6 +72,16 @@ pub struct Response {
     pub status: u16,
     /// The body's beginning, at most [`BODY_START_BYTES_MAX`]; shorter when the body is slow.
     pub body_start: Bytes,
+    /// Values of `Set-Cookie`, at most [`COOKIES_MAX`]; none where a redirect was followed.
+    pub cookies: Vec<String>,
+}
+
+/// What is sent beside the URL.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    /// A document makes it a POST.
+    json: Option<Bytes>,
+    cookie: String,
 }
 
 /// Why there is no answer. Trying again may help with all but [`HttpError::InvalidUrl`].
@@ -111,7 +134,11 @@ pub enum HttpError {
 /// One response seen from the redirect loop.
 enum Step {
     Done(Response),
-    Moved(String),
+    /// Whether what was sent is to be sent again.
+    Moved {
+        to: String,
+        again: bool,
+    },
 }
 
 impl HttpClient {
@@ -128,12 +155,44 @@ impl HttpClient {
     /// # Errors
     /// When there is no HTTP answer; any status is an answer.
     pub async fn get(&self, url: &str, limit: Duration) -> Result<Response, HttpError> {
+        self.send(url, Content::default(), limit).await
+    }
+
+    /// Sends a JSON document to `url` by POST, with a `Cookie` header unless that is empty. Otherwise as
+    /// [`HttpClient::get`]; redirects are followed as Go does: with 307 and 308 the document is sent
+    /// again, with others the new place is asked for.
+    ///
+    /// # Errors
+    /// When there is no HTTP answer; any status is an answer.
+    pub async fn post_json(
+        &self,
+        url: &str,
+        cookie: &str,
+        document: String,
+        limit: Duration,
+    ) -> Result<Response, HttpError> {
+        let content = Content {
+            json: Some(document.into()),
+            cookie: cookie.to_owned(),
+        };
+        self.send(url, content, limit).await
+    }
+
+    async fn send(
+        &self,
+        url: &str,
+        mut content: Content,
+        limit: Duration,
+    ) -> Result<Response, HttpError> {
         let deadline = Deadline::after(limit);
         let mut target = Target::parse(url)?;
         for _ in 0..=REDIRECTS_MAX {
-            match self.exchange(&target, deadline).await? {
+            match self.exchange(&target, &content, deadline).await? {
                 Step::Done(response) => return Ok(response),
-                Step::Moved(location) => target = target.join(&location)?,
+                Step::Moved { to, again } => {
+                    target = target.join(&to)?;
+                    content.json = content.json.filter(|_| again);
+                }
             }
         }
         Err(HttpError::Redirects {
@@ -142,7 +201,12 @@ impl HttpClient {
         })
     }
 
-    async fn exchange(&self, target: &Target, deadline: Deadline) -> Result<Step, HttpError> {
+    async fn exchange(
+        &self,
+        target: &Target,
+        content: &Content,
+        deadline: Deadline,
+    ) -> Result<Step, HttpError> {
         let unreached = unreached(target);
         let address = Address {
             host: target.host().to_owned(),
@@ -154,14 +218,14 @@ impl HttpClient {
             .await
             .map_err(&unreached)?;
         match target.scheme {
-            Scheme::Http => ask(stream, target, deadline).await,
+            Scheme::Http => ask(stream, target, content, deadline).await,
             Scheme::Https => {
                 let stream = self
                     .dialer
                     .encrypt(stream, target.host(), Protocol::Http1, deadline)
                     .await
                     .map_err(&unreached)?;
-                ask(stream, target, deadline).await
+                ask(stream, target, content, deadline).await
             }
         }
     }
@@ -183,7 +247,12 @@ fn unreached(target: &Target) -> impl Fn(DialError) -> HttpError + use<> {
 }
 
 /// Sends the request over a connection of its own and reads as much of the answer as is wanted.
-async fn ask<S>(stream: S, target: &Target, deadline: Deadline) -> Result<Step, HttpError>
+async fn ask<S>(
+    stream: S,
+    target: &Target,
+    content: &Content,
+    deadline: Deadline,
+) -> Result<Step, HttpError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -191,7 +260,7 @@ where
         url: target.to_string(),
         reason: describe(&error),
     };
-    let request = request(target)?;
+    let request = request(target, content)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(stream))
@@ -207,25 +276,44 @@ where
         .await
         .map_err(|late| unreached(target)(late.into()))?
         .map_err(fail)?;
-    if let Some(location) = redirect(&response) {
-        return Ok(Step::Moved(location));
+    if let Some(to) = redirect(&response) {
+        let again = matches!(
+            response.status(),
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+        );
+        return Ok(Step::Moved { to, again });
     }
     let status = response.status().as_u16();
+    let cookies = response.headers().get_all(SET_COOKIE).iter();
+    let cookies = cookies.filter_map(|it| it.to_str().ok().map(str::to_owned));
+    let cookies = cookies.take(COOKIES_MAX).collect();
     let patience = deadline.at.min(Instant::now() + BODY_PATIENCE);
     let body_start = body_start(response.into_body(), patience).await;
-    Ok(Step::Done(Response { status, body_start }))
+    Ok(Step::Done(Response {
+        status,
+        body_start,
+        cookies,
+    }))
 }
 
-fn request(target: &Target) -> Result<Request<Empty<Bytes>>, HttpError> {
-    let mut request = Request::get(target.path.as_str())
+fn request(target: &Target, content: &Content) -> Result<Request<Full<Bytes>>, HttpError> {
+    let path = target.path.as_str();
+    let mut request = match content.json {
+        Some(_) => Request::post(path).header(CONTENT_TYPE, "application/json"),
+        None => Request::get(path),
+    };
+    request = request
         .header(HOST, &target.authority)
         .header(USER_AGENT, AGENT)
         .header(CONNECTION, "close");
     if let Some(credentials) = target.credentials() {
         request = request.header(AUTHORIZATION, credentials);
     }
+    if !content.cookie.is_empty() {
+        request = request.header(COOKIE, &content.cookie);
+    }
     request
-        .body(Empty::new())
+        .body(Full::new(content.json.clone().unwrap_or_default()))
         .map_err(|error| HttpError::InvalidUrl {
             url: target.to_string(),
             reason: error.to_string(),

@@ -18,7 +18,10 @@ use super::{
     names::Naming,
     wire::{Container, PublishedPort, short_id},
 };
-use crate::discovery::{CheckSpec, EngineHealth, Instance};
+use crate::{
+    discovery::{CheckSpec, EngineHealth, Instance},
+    listeners,
+};
 
 const SERVICE_PORT: &str = "ServicePort_";
 const CHECK_KIND: &str = "HealthCheck";
@@ -170,7 +173,7 @@ pub(super) fn map(container: &Container, host: Host<'_>) -> Mapped {
         complaints.push(Complaint::Discover { value });
     }
     let check = check(container, &mut complaints);
-    listener(container, &service, &mut complaints);
+    let listener = listener(container, &service, &mut complaints);
     unmatched_labels(container, host.naming, &mut complaints);
     let refused = refusal(&service);
     let instance = refused.is_none().then(|| Instance {
@@ -180,6 +183,7 @@ pub(super) fn map(container: &Container, host: Host<'_>) -> Mapped {
             healthy,
             output: String::new(),
         }),
+        listener,
     });
     // What is worst comes first, in case there is more than fits.
     complaints.splice(0..0, refused);
@@ -369,20 +373,27 @@ fn container_port(suffix: &str) -> Option<u16> {
     (port != 0 && port.to_string() == suffix).then_some(port)
 }
 
-fn listener(container: &Container, service: &Service, complaints: &mut Vec<Complaint>) {
-    let Some(value) = container.label(LISTENER) else {
-        return;
-    };
+/// Where the container takes events: behind the TCP port of that ServicePort.
+fn listener(
+    container: &Container,
+    service: &Service,
+    complaints: &mut Vec<Complaint>,
+) -> Option<String> {
+    let value = container.label(LISTENER)?;
     let mut ports = service.port_list().iter();
     let reason = match value.parse::<u16>() {
         Err(_) => "it is not a port from 1 to 65535",
-        Ok(port) if ports.any(|it| it.service_port == port && it.kind == "tcp" && port != 0) => {
-            "this version sends no events to listeners"
+        Ok(port) => {
+            let wanted = |it: &&Port| it.service_port == port && it.kind == "tcp" && port != 0;
+            if let Some(port) = ports.find(wanted) {
+                return Some(listeners::url(&port.ip, port.port));
+            }
+            "no ServicePort label of this container leads a TCP port to it"
         }
-        Ok(_) => "no ServicePort label of this container leads a TCP port to it",
     };
     let value = value.to_owned();
     complaints.push(Complaint::Listener { value, reason });
+    None
 }
 
 fn unmatched_labels(container: &Container, naming: &Naming, complaints: &mut Vec<Complaint>) {

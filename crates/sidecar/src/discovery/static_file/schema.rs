@@ -23,8 +23,8 @@ const ARGS_BYTES_MAX: usize = 16 << 10;
 pub(super) struct Target {
     pub(super) service: RawService,
     pub(super) check: RawCheck,
-    /// Read for its errors only: listeners are not a source's business.
-    _listen_port: PortNumber,
+    /// Port of this host at which it takes events; 0 is none.
+    pub(super) listen_port: PortNumber,
 }
 
 #[derive(Debug, Default)]
@@ -167,7 +167,7 @@ impl RawCheck {
 object!(Target, "a target such as {\"Service\": {…}, \"Check\": {…}}", {
     "Service" => service,
     "Check" => check,
-    "ListenPort" => _listen_port,
+    "ListenPort" => listen_port,
 });
 object!(RawService, "a service such as {\"Name\": \"db\", \"Ports\": […]}", {
     "Name" => name,

@@ -34,6 +34,7 @@ fn spec(kind: Option<&str>, args: Option<&str>) -> (Check, String) {
         service: service("a"),
         check,
         engine_health: None,
+        listener: None,
     });
     let notices: Vec<String> = notices.iter().map(ToString::to_string).collect();
     (check, notices.join("; "))
@@ -173,6 +174,7 @@ fn the_default_asks_the_first_tcp_port_where_it_is_bound() {
             service,
             check: CheckSpec::default(),
             engine_health: None,
+            listener: None,
         };
         let default = Notice::Default {
             kind: match check {
@@ -201,6 +203,7 @@ fn the_default_endpoint_may_be_empty_or_a_template() {
         service: service("a"),
         check: CheckSpec::default(),
         engine_health: None,
+        listener: None,
     };
     for (endpoint, url) in [
         ("", "http://10.0.0.1:32768/"),
@@ -225,6 +228,7 @@ fn instance(kind: &str, args: &str) -> Instance {
             ..CheckSpec::default()
         },
         engine_health: None,
+        listener: None,
     }
 }
 

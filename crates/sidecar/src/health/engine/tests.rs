@@ -87,6 +87,7 @@ fn config() -> HealthConfig {
         interval: INTERVAL,
         timeout: Duration::from_millis(2999),
         view: Arc::default(),
+        listeners: tokio::sync::watch::channel(crate::listeners::Listeners::new()).0,
     }
 }
 
@@ -168,6 +169,7 @@ fn instance(id: &str, kind: &str, args: &str) -> Instance {
         service: service(id),
         check,
         engine_health: None,
+        listener: None,
     }
 }
 

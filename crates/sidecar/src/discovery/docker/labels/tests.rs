@@ -306,15 +306,21 @@ fn labels_that_mean_nothing_and_what_was_meant() {
             ! label servicename means nothing; did you mean ServiceName?
         "#]],
     );
-    for (value, reason) in [
-        ("x", "not a port"),
-        ("10101", "no ServicePort label"),
-        ("10100", "sends no events"),
-    ] {
+    for (value, reason) in [("x", "not a port"), ("10101", "no ServicePort label")] {
         let labels = json!({"ServicePort_80": "10100", "SidecarListener": value});
         let it = mapped(&container(labels, &[("0.0.0.0", 80, 32768, "tcp")]));
         let complaint = it.complaints[0].to_string();
         assert!(complaint.contains(reason), "{complaint}");
+    }
+    let labels = json!({"ServicePort_80": "10100", "SidecarListener": "10100"});
+    for (ip, url) in [
+        ("0.0.0.0", "http://10.20.0.11:32768/sidecar/update"),
+        ("127.0.0.1", "http://127.0.0.1:32768/sidecar/update"),
+        ("fd00::1", "http://[fd00::1]:32768/sidecar/update"),
+    ] {
+        let it = mapped(&container(labels.clone(), &[(ip, 80, 32768, "tcp")]));
+        assert!(it.complaints.is_empty());
+        assert_eq!(it.instance.unwrap().listener.as_deref(), Some(url));
     }
 }
 
