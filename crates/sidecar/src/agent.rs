@@ -31,7 +31,7 @@ use crate::{
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
     http::{self, Api},
-    listeners::{self, Listeners},
+    listeners::{self, Dispatcher, Listeners},
     local_view::LocalView,
     metrics::Metrics,
     net::{
@@ -358,8 +358,10 @@ impl Agent {
             client: HttpClient::new(Dialer::new(self.resolver.clone())),
             view: self.view.clone(),
         };
+        // Before the writer makes the first change.
+        let dispatcher = Dispatcher::start(settings);
         self.tasks
-            .spawn(listeners::run(settings, managed, self.shutdown.clone()));
+            .spawn(dispatcher.run(managed, self.shutdown.clone()));
     }
 
     /// Decides when routing begins, and what `/ready` says.

@@ -58,35 +58,55 @@ pub struct Settings {
     pub view: Arc<LocalView>,
 }
 
-/// Serves the listeners of `managed` and those of the settings until `shutdown`. A new one gets
-/// nothing until the next change: it asks for the state when it starts.
-pub async fn run(
+/// The listeners there are, each with its worker.
+#[derive(Debug)]
+pub struct Dispatcher {
     settings: Settings,
-    mut managed: watch::Receiver<Listeners>,
-    shutdown: CancellationToken,
-) {
-    let urls = settings.urls.iter();
-    let fixed = urls.map(|url| {
-        let name = format!("UrlListener({})", without_credentials(url));
-        (name, url.clone())
-    });
-    let fixed: Listeners = fixed.collect();
-    let mut workers = BTreeMap::new();
-    loop {
-        let mut wanted = managed.borrow_and_update().clone();
-        wanted.extend(fixed.clone());
-        settings.update(&mut workers, wanted);
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = managed.changed() => if changed.is_err() {
-                // No instance will come or go any more.
-                return shutdown.cancelled().await;
-            },
+    fixed: Listeners,
+    workers: BTreeMap<String, Worker>,
+}
+
+impl Dispatcher {
+    /// Serves the listeners of the settings; they get every change that is made from now on.
+    pub fn start(settings: Settings) -> Self {
+        let fixed = settings.urls.iter().map(|url| {
+            let name = format!("UrlListener({})", without_credentials(url));
+            (name, url.clone())
+        });
+        let fixed: Listeners = fixed.collect();
+        let mut workers = BTreeMap::new();
+        settings.update(&mut workers, fixed.clone());
+        Self {
+            settings,
+            fixed,
+            workers,
+        }
+    }
+
+    /// Serves those of `managed` as well until `shutdown`. A new one gets nothing until the next change:
+    /// it asks for the state when it starts.
+    pub async fn run(
+        mut self,
+        mut managed: watch::Receiver<Listeners>,
+        shutdown: CancellationToken,
+    ) {
+        loop {
+            let mut wanted = managed.borrow_and_update().clone();
+            wanted.extend(self.fixed.clone());
+            self.settings.update(&mut self.workers, wanted);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = managed.changed() => if changed.is_err() {
+                    // No instance will come or go any more.
+                    return shutdown.cancelled().await;
+                },
+            }
         }
     }
 }
 
 /// A listener that is served.
+#[derive(Debug)]
 struct Worker {
     url: String,
     /// Ends the worker when it is dropped.

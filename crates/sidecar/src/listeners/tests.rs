@@ -137,7 +137,8 @@ impl Bench {
             client: HttpClient::new(Dialer::new(Resolver::default())),
             view: view.clone(),
         };
-        let task: JoinHandle<()> = tokio::spawn(run(settings, wanted, CancellationToken::new()));
+        let dispatcher = Dispatcher::start(settings);
+        let task: JoinHandle<()> = tokio::spawn(dispatcher.run(wanted, CancellationToken::new()));
         Self {
             state,
             now,
@@ -196,7 +197,7 @@ impl Bench {
 async fn every_change_is_posted_with_the_whole_state_and_a_cookie() {
     let mut receiver = Receiver::start().await;
     let mut bench = Bench::start(vec![receiver.url()]);
-    bench.served(1).await;
+    // It is served from the first moment.
     bench.happens("aaaaaaaaaaaa");
     let first = receiver.next().await;
     assert_eq!(first.line, "POST /sidecar/update HTTP/1.1");
