@@ -266,9 +266,13 @@ impl LocalView {
         self.lock().listeners.insert(name.to_owned(), view);
     }
 
-    /// A listener is served no longer.
-    pub fn forget_listener(&self, name: &str) {
-        self.lock().listeners.remove(name);
+    /// A listener is served at this URL no longer; it may be at another already.
+    pub fn forget_listener(&self, name: &str, url: &str) {
+        let url = without_credentials(url);
+        let mut content = self.lock();
+        if content.listeners.get(name).is_some_and(|it| it.url == url) {
+            content.listeners.remove(name);
+        }
     }
 
     /// All listeners, by name.

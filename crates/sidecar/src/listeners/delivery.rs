@@ -56,6 +56,13 @@ fn pause(failures: usize) -> Duration {
     })
 }
 
+impl Drop for Delivery {
+    /// Nothing is shown of it any more, wherever it was ended.
+    fn drop(&mut self) {
+        self.view.forget_listener(&self.name, &self.url);
+    }
+}
+
 impl Delivery {
     /// Until the writer is gone.
     pub(super) async fn run(mut self, mut changes: Receiver<Change>) {

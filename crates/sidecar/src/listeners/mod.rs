@@ -119,7 +119,6 @@ impl Settings {
             let stays = wanted.get(name) == Some(&worker.url);
             if !stays {
                 info!(listener = name, "listener is gone");
-                self.view.forget_listener(name);
             }
             stays
         });
