@@ -351,7 +351,7 @@ fn labels_that_match_nothing_and_hostile_ones_are_remarked_on_and_harm_nobody() 
         .api("/api/services.json")
         .expect("the API answers")
         .body;
-    let texts = ["/servers", "/metrics"].map(|path| {
+    let texts = ["/servers", "/metrics", "/services.json", "/state.json"].map(|path| {
         let answer = agent.api(path).expect("the API answers");
         assert_eq!(answer.status, 200, "{path}");
         answer.body
@@ -360,6 +360,12 @@ fn labels_that_match_nothing_and_hostile_ones_are_remarked_on_and_harm_nobody() 
         for part in ["<script", "bind *", "backend x", "xxxx"] {
             assert!(!text.contains(part), "{text}");
         }
+    }
+    // The page itself is the same for everybody: what it shows it asks for.
+    let ui = agent.api("/ui/").expect("the API answers");
+    assert_eq!(ui.status, 200);
+    for part in ["alert(1)", "bind *", "backend x"] {
+        assert!(!ui.body.contains(part), "{part}");
     }
     throughout("nobody else is affected", Duration::from_secs(3), || {
         agent.host.expect_route(9500, &page)

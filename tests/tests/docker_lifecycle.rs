@@ -206,6 +206,38 @@ fn restarted_with_another_port_paused_and_killed() {
 }
 
 #[test]
+fn a_container_without_memory_left_is_withdrawn_told_of_and_back_when_it_is_restarted() {
+    let lab = Lab::new(Machine::Shared, &["dock", "consumer"]);
+    let engine = Engine::start(&lab, lab.host(0), "container\n");
+    let agents = pair(&lab, &engine, &[]);
+    assert_eq!(
+        engine.docker(&["info", "-f", "{{.MemoryLimit}}"]),
+        "true",
+        "this test needs the control group `memory`: see /proc/cgroups"
+    );
+    // When there is a file of this name, the first process wants 256 MiB, of which it gets 16.
+    let hungry = "busybox rm -f /eat; busybox httpd -p 80 -h /www; \
+                  while ! busybox test -e /eat; do busybox usleep 20000; done; \
+                  x=0123456789abcdef; i=0; while [ $i -lt 24 ]; do x=$x$x; i=$((i + 1)); done";
+    let options = ["-e", "PATH=/bin", "-m", "16m", "--memory-swap", "16m"];
+    serve(&engine, "web", &options, &["/bin/sh", "-c", hungry]);
+    eventually("the container serves both hosts", STARTED, || {
+        served(&agents)
+    });
+    engine.docker(&["exec", "web", "/bin/busybox", "touch", "/eat"]);
+    eventually("killed, it is gone", STARTED, || closed(&agents));
+    let ended = "{{.State.OOMKilled}} {{.State.ExitCode}}";
+    assert_eq!(engine.docker(&["inspect", "-f", ended, "web"]), "true 137");
+    // The engine tells of each attempt.
+    eventually("the log says why", AT_ONCE, || {
+        let said = agents[0].mentions("the container has no memory left");
+        (said > 0).then_some(()).ok_or_else(|| agents[0].log())
+    });
+    engine.docker(&["start", "web"]);
+    eventually("started again, it is back", STARTED, || served(&agents));
+}
+
+#[test]
 fn regex_namer_and_a_rename() {
     let lab = Lab::new(Machine::Shared, &["dock", "consumer"]);
     let engine = Engine::start(&lab, lab.host(0), "container\n");

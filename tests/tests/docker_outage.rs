@@ -15,10 +15,19 @@ const SERVICE_PORT: u16 = 9500;
 const STARTED: Duration = Duration::from_secs(30);
 /// An engine that hangs is asked for a sign of life after 5 s and has 5 s for it.
 const HANGING: Duration = Duration::from_secs(15);
+/// How long the engine is away where `OUTAGE_SECONDS` does not say how long.
+const OUTAGE_SECONDS: u64 = 4;
 /// Attempts are at most 5 s apart.
 const BACK: Duration = Duration::from_secs(15);
 /// Between requests that are to show that nothing has changed.
 const PACE: Duration = Duration::from_millis(250);
+
+fn outage_seconds() -> u64 {
+    let seconds = std::env::var("OUTAGE_SECONDS").ok();
+    seconds.map_or(OUTAGE_SECONDS, |it| {
+        it.parse().expect("OUTAGE_SECONDS is a number")
+    })
+}
 
 fn agents(lab: &Lab, engine: &Engine, hold: &str) -> [Agent; 2] {
     let dock = AgentBuilder::new(lab, 0)
@@ -49,15 +58,19 @@ fn served(agents: &[Agent]) -> Result<(), String> {
 /// For so many seconds, asked at a pace at which no port is used twice: the container's end of a
 /// connection is kept for a minute, and the translation of addresses before it may reset another one
 /// from the same port.
-fn goes_on_serving(what: &str, seconds: u64, agents: &[Agent]) {
+/// Returns how often it was asked.
+fn goes_on_serving(what: &str, seconds: u64, agents: &[Agent]) -> u32 {
     let mut asked: Option<Instant> = None;
+    let mut times = 0;
     throughout(what, Duration::from_secs(seconds), || {
         if asked.is_some_and(|at| at.elapsed() < PACE) {
             return Ok(());
         }
         asked = Some(Instant::now());
+        times += 1;
         served(agents)
     });
+    times
 }
 
 fn closed(agents: &[Agent]) -> Result<(), String> {
@@ -97,7 +110,9 @@ fn engine_restart_with_live_restore_and_a_frozen_engine_keep_services() {
     eventually("the agent says that the engine is away", BACK, || {
         expect_source(&agents[0], "unreachable")
     });
-    goes_on_serving("its container goes on serving", 4, &agents);
+    let seconds = outage_seconds();
+    let asked = goes_on_serving("its container goes on serving", seconds, &agents);
+    println!("engine away for {seconds} s: both hosts were answered {asked} times");
     let docker = expect_source(&agents[0], "unreachable").expect("it is away");
     assert_eq!(docker["instances"], 1, "{docker}");
     assert!(docker["held_until"].is_string(), "{docker}");
@@ -108,9 +123,11 @@ fn engine_restart_with_live_restore_and_a_frozen_engine_keep_services() {
         "{docker}"
     );
     engine.start_again();
+    let back = Instant::now();
     eventually("the agent sees it again", BACK, || {
         expect_source(&agents[0], "following")
     });
+    println!("seen again {:?} after it answered", back.elapsed());
     served(&agents).expect("the container was never gone");
 
     engine.signal(Signal::STOP);

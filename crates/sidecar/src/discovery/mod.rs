@@ -42,7 +42,7 @@ pub struct Instance {
 }
 
 /// The result of the check that an image brings along and the engine runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EngineHealth {
     /// Whether it works; `None` while it starts and nothing is known yet.
     pub healthy: Option<bool>,

@@ -19,7 +19,7 @@ use super::{
     withheld::{Withheld, Word},
 };
 use crate::{
-    discovery::{Instance, SourceEvent, SourceName, SourceSender},
+    discovery::{EngineHealth, Instance, SourceEvent, SourceName, SourceSender},
     net::resolver::Resolver,
 };
 
@@ -39,7 +39,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// An event stream that lasted this long was not refused, so the next attempt need not wait.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// The kind of check for which the output of the engine's own is wanted.
+/// The kind of check for which all that the engine's own says is wanted.
 const ENGINES_CHECK: &str = "Docker";
 
 /// Why a session with the engine ended.
@@ -60,8 +60,8 @@ pub(super) struct Follower {
     known: BTreeMap<String, Instance>,
     /// What events said and listings may not know.
     withheld: Withheld,
-    /// What the engine's check of a container said last, by short ID.
-    health_outputs: BTreeMap<String, String>,
+    /// What the engine's check of a container said last, by short ID; nothing for those without one.
+    health: BTreeMap<String, Option<EngineHealth>>,
     /// Containers that are announced by an address of their own, by full ID.
     networked: BTreeSet<String>,
     /// The latest event of all sessions, by the engine's clock, in nanoseconds since the epoch.
@@ -87,7 +87,7 @@ impl Follower {
             events,
             known: BTreeMap::new(),
             withheld: Withheld::default(),
-            health_outputs: BTreeMap::new(),
+            health: BTreeMap::new(),
             networked: BTreeSet::new(),
             latest_event: None,
             replay_until: None,
@@ -192,7 +192,7 @@ impl Follower {
         match event.meaning {
             Meaning::Started(id) => {
                 self.withheld.starts(short_id(&id));
-                self.health_outputs.remove(short_id(&id));
+                self.health.remove(short_id(&id));
                 self.refresh(&id).await?;
             }
             Meaning::Ended(id) => {
@@ -219,7 +219,7 @@ impl Follower {
                 self.resync_soon();
             }
             Meaning::Health(id) => {
-                self.health_outputs.remove(short_id(&id));
+                self.health.remove(short_id(&id));
                 self.refresh(&id).await?;
             }
             Meaning::Network(id) => {
@@ -318,8 +318,11 @@ impl Follower {
             );
         }
         self.report.keep(&listed);
-        self.health_outputs
-            .retain(|id, _| listed.contains(id.as_str()));
+        // Where only a closer look tells the health, an event may have been missed.
+        let unsaid = containers.iter().filter(|it| it.health().is_none());
+        let unsaid: BTreeSet<&str> = unsaid.map(|it| short_id(&it.id)).collect();
+        self.health
+            .retain(|id, _| listed.contains(id.as_str()) && !unsaid.contains(id.as_str()));
         self.networked.retain(|id| listed.contains(short_id(id)));
         let mut found = BTreeMap::new();
         for container in &containers {
@@ -419,14 +422,9 @@ impl Follower {
         let complaints = mapped.complaints.iter().map(ToString::to_string).collect();
         self.report.container(container, complaints, state);
         let mut instance = mapped.instance.filter(|_| !withheld)?;
-        if instance.check.kind.as_deref().map(str::trim) == Some(ENGINES_CHECK)
-            && let Some(health) = &mut instance.engine_health
-        {
-            if health.healthy.is_some() && !self.health_outputs.contains_key(id) {
-                self.learn_health(&container.id).await;
-            }
-            let output = self.health_outputs.get(id);
-            health.output = output.cloned().unwrap_or_default();
+        if instance.check.kind.as_deref().map(str::trim) == Some(ENGINES_CHECK) {
+            let listed = instance.engine_health.take();
+            instance.engine_health = self.health_of(&container.id, listed).await;
         }
         if let Some(known) = self.known.get(id) {
             keep_port_order(&mut instance, known);
@@ -440,20 +438,38 @@ impl Follower {
         let left = until.map_or(Duration::ZERO, |it| it.saturating_duration_since(now));
         format!(
             "it was told to end and gets no new connections; should it run on, it is announced \
-             again at {}",
+             again at {}, for nobody tells of a longer grace than its own (`docker stop -t`)",
             wall_clock(left)
         )
     }
 
-    /// Asks what the engine's check of a container said, if anybody wants to know.
-    async fn learn_health(&mut self, id: &str) {
-        match self.engine.inspect(id).await {
-            Ok(container) => {
-                let output = container.health_output;
-                self.health_outputs.insert(short_id(id).to_owned(), output);
+    /// What the engine's check of a container says and said. Listings tell the result alone, and
+    /// Podman's not even that; the engine is asked for the rest once for each result.
+    async fn health_of(&mut self, id: &str, listed: Option<EngineHealth>) -> Option<EngineHealth> {
+        let short = short_id(id);
+        let is_starting = listed.as_ref().is_some_and(|it| it.healthy.is_none());
+        if !is_starting && !self.health.contains_key(short) {
+            match self.engine.inspect(id).await {
+                Ok(container) => {
+                    self.health.insert(short.to_owned(), container.health);
+                }
+                Err(error) => {
+                    tracing::debug!(container = short, %error, "cannot look at a container");
+                }
             }
-            Err(error) => {
-                tracing::debug!(container = short_id(id), %error, "cannot look at a container");
+        }
+        let looked = self.health.get(short).cloned();
+        match (listed, looked) {
+            (Some(listed), looked) => Some(EngineHealth {
+                output: looked.flatten().map_or_else(String::new, |it| it.output),
+                ..listed
+            }),
+            (None, Some(looked)) => looked,
+            // Nobody knows, so what was known stays.
+            (None, None) => {
+                let known = self.known.get(short);
+                let known = known.map(|it| it.engine_health.clone());
+                known.unwrap_or_else(|| Some(EngineHealth::default()))
             }
         }
     }

@@ -571,7 +571,8 @@ async fn the_engines_check_comes_with_its_output() {
         let mut it = container(A, "web", 32768);
         it["Labels"]["HealthCheck"] = json!("Docker");
         it["Status"] = json!(format!("Up 3 seconds ({status})"));
-        it["Inspected"] = json!({"State": {"Health": {"Log": [{"Output": output}]}}});
+        let health = json!({"Status": status, "Log": [{"Output": output}]});
+        it["Inspected"] = json!({"State": {"Health": health}});
         it
     };
     let mut engine = FakeEngine::start(vec![checked("health: starting", "")]);
@@ -594,6 +595,55 @@ async fn the_engines_check_comes_with_its_output() {
         let told = format!("apply aaaaaaaaaaaa web [32768] {told}");
         assert_eq!(source.next().await, told);
     }
+}
+
+#[tokio::test]
+async fn the_health_of_podmans_containers_is_asked_of_each_as_no_listing_says_it() {
+    let checked = |id: &str, name: &str, status: &str, output: &str| {
+        let mut it = container(id, name, 32768);
+        it["Labels"]["HealthCheck"] = json!("Docker");
+        it["Status"] = json!("Up 3 seconds");
+        let health = json!({"Status": status, "FailingStreak": 0, "Log": [{"Output": output}]});
+        it["Inspected"] = json!({"State": {"Running": true, "Health": health}});
+        it
+    };
+    let unchecked = checked(B, "db", "", "");
+    let mut engine = FakeEngine::start(vec![checked(A, "web", "starting", ""), unchecked]);
+    let mut source = Source::start(engine.endpoint());
+    assert_eq!(
+        source.listing().await,
+        [
+            "listed aaaaaaaaaaaa web [32768] None ",
+            "listed bbbbbbbbbbbb db [32768]"
+        ]
+    );
+    let mut stream = engine.event_stream().await;
+    for (status, output, told) in [
+        ("healthy", "fine", "Some(true) fine"),
+        ("unhealthy", "refused", "Some(false) refused"),
+    ] {
+        engine.containers.lock().await[0] = checked(A, "web", status, output);
+        send(&mut stream, &[&event("health_status", A)]).await;
+        let told = format!("apply aaaaaaaaaaaa web [32768] {told}");
+        assert_eq!(source.next().await, told);
+    }
+    // An event that was missed is made up for by the next listing.
+    engine.containers.lock().await[0] = checked(A, "web", "healthy", "fine again");
+    send(&mut stream, &["{\n"]).await;
+    assert_eq!(
+        source.listing().await,
+        [
+            "listed aaaaaaaaaaaa web [32768] Some(true) fine again",
+            "listed bbbbbbbbbbbb db [32768]"
+        ]
+    );
+    // Where the engine does not answer the question, what was known stays.
+    engine.containers.lock().await[0]["Inspected"] = json!([]);
+    send(&mut stream, &["{\n"]).await;
+    assert_eq!(
+        source.listing().await[0],
+        "listed aaaaaaaaaaaa web [32768] Some(true) fine again"
+    );
 }
 
 #[tokio::test]

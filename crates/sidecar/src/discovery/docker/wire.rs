@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::stop;
+use crate::discovery::EngineHealth;
 
 /// Most of what the engine's check said that is kept.
 const HEALTH_OUTPUT_CHARS_MAX: usize = 512;
@@ -123,6 +124,7 @@ impl Container {
     }
 
     /// What the engine's own check says: `None` without one, and nothing inside while it starts.
+    /// Podman's listings do not say it of any container.
     pub(super) fn health(&self) -> Option<Option<bool>> {
         let (_, note) = self.status.as_deref()?.rsplit_once('(')?;
         match note {
@@ -350,8 +352,8 @@ pub(super) struct Inspected {
     pub(super) stop_signal: Option<u8>,
     /// The time it has for that, in seconds, when it is not the usual one; negative without limit.
     pub(super) stop_timeout: Option<i64>,
-    /// What the engine's check of it said last; empty when that is unknown.
-    pub(super) health_output: String,
+    /// What the engine's check of it says, if it has one.
+    pub(super) health: Option<EngineHealth>,
 }
 
 #[derive(Deserialize)]
@@ -372,6 +374,7 @@ struct RawState {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RawHealth {
+    status: Option<String>,
     log: Option<Vec<RawHealthResult>>,
 }
 
@@ -400,9 +403,6 @@ pub(super) fn inspected(bytes: &[u8]) -> Result<Inspected, serde_json::Error> {
     let started = state.and_then(|it| it.started_at.as_deref());
     let started = started.and_then(|it| it.parse::<jiff::Timestamp>().ok());
     let started = started.and_then(|it| i64::try_from(it.as_nanosecond()).ok());
-    let log = state.and_then(|it| it.health.as_ref()?.log.as_ref());
-    let output = log.and_then(|it| it.last()?.output.as_deref());
-    let output = output.unwrap_or_default().trim();
     let stop_signal = raw.config.as_ref().and_then(|it| it.stop_signal.as_ref());
     Ok(Inspected {
         running_since: started.filter(|_| is_running),
@@ -411,12 +411,33 @@ pub(super) fn inspected(bytes: &[u8]) -> Result<Inspected, serde_json::Error> {
             other => stop::signal(&other.to_string()),
         }),
         stop_timeout: raw.config.and_then(|it| it.stop_timeout),
-        health_output: output.chars().take(HEALTH_OUTPUT_CHARS_MAX).collect(),
+        health: raw.state.and_then(|it| it.health?.read()),
     })
+}
+
+impl RawHealth {
+    /// Podman describes the health of every container, with an empty status where nothing checks it.
+    fn read(self) -> Option<EngineHealth> {
+        let healthy = match self.status.as_deref() {
+            Some("healthy") => Some(true),
+            Some("unhealthy") => Some(false),
+            Some("starting") => None,
+            _ => return None,
+        };
+        let output = self.log.and_then(|mut it| it.pop()?.output);
+        let output = output.unwrap_or_default();
+        let output = output.trim().chars().take(HEALTH_OUTPUT_CHARS_MAX);
+        Some(EngineHealth {
+            healthy,
+            output: output.collect(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -460,6 +481,22 @@ mod tests {
             (
                 r#"{"Type":"container","Action":"died","status":"died","id":"ab"}"#,
                 Meaning::Ended(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"remove","Actor":{"ID":"ab"}}"#,
+                Meaning::Ended(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"health_status","Actor":{"ID":"ab"}}"#,
+                Meaning::Health(id()),
+            ),
+            (
+                r#"{"Type":"container","Action":"cleanup","Actor":{"ID":"ab"}}"#,
+                Meaning::Other,
+            ),
+            (
+                r#"{"Type":"container","Action":"init","Actor":{"ID":"ab"}}"#,
+                Meaning::Other,
             ),
             (
                 r#"{"Type":"container","Action":"destroy","id":"ab"}"#,
@@ -553,14 +590,17 @@ mod tests {
     fn a_container_described_in_full_and_with_nothing() {
         let found = inspected(
             br#"{"State":{"Running":true,"StartedAt":"1970-01-01T00:00:01.000000005Z",
-                 "Health":{"Log":[{"Output":"old"},{"Output":" refused\n"}]}},
+                 "Health":{"Status":"unhealthy","Log":[{"Output":"old"},{"Output":" refused\n"}]}},
                  "Config":{"StopSignal":"SIGQUIT","StopTimeout":30}}"#,
         );
         let full = Inspected {
             running_since: Some(1_000_000_005),
             stop_signal: Some(3),
             stop_timeout: Some(30),
-            health_output: "refused".into(),
+            health: Some(EngineHealth {
+                healthy: Some(false),
+                output: "refused".into(),
+            }),
         };
         assert_eq!(found.unwrap(), full);
         assert_eq!(inspected(b"{}").unwrap(), Inspected::default());
@@ -568,6 +608,58 @@ mod tests {
         let ended = inspected(ended).unwrap();
         assert_eq!((ended.running_since, ended.stop_signal), (None, Some(9)));
         assert!(inspected(b"[]").is_err());
+    }
+
+    #[test]
+    fn health_as_containers_of_docker_and_podman_describe_it() {
+        for (health, expected) in [
+            (json!(null), None),
+            (
+                json!({"Status": "starting", "FailingStreak": 0, "Log": []}),
+                Some((None, "")),
+            ),
+            (
+                json!({"Status": "healthy", "Log": [{"ExitCode": 0, "Output": "fine\n"}]}),
+                Some((Some(true), "fine")),
+            ),
+            (
+                json!({"Status": "unhealthy", "Log": null}),
+                Some((Some(false), "")),
+            ),
+            (json!({"Status": "none", "Log": []}), None),
+            // Podman without a check.
+            (json!({"Status": "", "FailingStreak": 0, "Log": null}), None),
+        ] {
+            let text = json!({"State": {"Running": true, "Health": health}}).to_string();
+            let found = inspected(text.as_bytes()).unwrap().health;
+            let found = found.as_ref().map(|it| (it.healthy, it.output.as_str()));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    /// As Podman 4.3.1 lists a container with one port at a wildcard and one at an address.
+    #[test]
+    fn a_container_as_podman_lists_it() {
+        let found = listing(
+            br#"[{"Id":"fea6fea0885ceb35","Names":["/portx"],"Image":"localhost/lab/httpd:1.0",
+                 "Created":1795449946,"Ports":[{"PrivatePort":81,"PublicPort":18081,"Type":"tcp"},
+                 {"IP":"127.0.0.1","PrivatePort":80,"PublicPort":18080,"Type":"tcp"}],
+                 "Labels":{"ServiceName":"portx"},"State":"running","Status":"Up 3 seconds",
+                 "NetworkSettings":{"Networks":{"podman":{"IPAMConfig":null,"Links":null,
+                 "Aliases":["fea6fea0885c"],"IPAddress":"10.88.0.2","GlobalIPv6Address":""}}},
+                 "Mounts":[],"Name":"","Config":null,"NetworkingConfig":null,"Platform":null}]"#,
+        );
+        let found = found.unwrap();
+        assert!(found.unreadable.is_empty(), "{found:?}");
+        let container = &found.containers[0];
+        let ports = container.ports().iter();
+        let ports: Vec<_> = ports.map(|it| (it.ip(), it.public())).collect();
+        assert_eq!(ports, [("", Some(18081)), ("127.0.0.1", Some(18080))]);
+        assert_eq!(container.display_name(), "portx");
+        assert_eq!(container.label("ServiceName"), Some("portx"));
+        assert_eq!(container.health(), None);
+        let networks: Vec<_> = container.networks().collect();
+        assert_eq!(networks, [("podman", Some("10.88.0.2"))]);
     }
 
     #[test]
