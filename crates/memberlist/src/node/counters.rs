@@ -34,6 +34,8 @@ pub struct Counters {
     pub accusations_repeated: u64,
     /// Members asked whether they live, as a table called them dead.
     pub accused_asked: u64,
+    /// Those of them that answered.
+    pub accused_answered: u64,
     /// Long dead believed to be back without a newer word of their own, as others had given theirs.
     pub believed_back: u64,
     /// Accusations of ourselves that we had refuted already, answered with our announcement.
@@ -64,6 +66,8 @@ pub struct Counters {
     pub messages_repeated: u64,
     /// Messages that were missed and asked for.
     pub messages_wanted: u64,
+    /// Questions for messages that were repeated, as nothing came.
+    pub messages_wanted_again: u64,
     /// State exchanges asked for, as messages that we know to be there did not come.
     pub messages_given_up: u64,
     /// Messages sent to members that asked for them.

@@ -67,10 +67,14 @@ impl Node {
             },
             UserKey::Named,
         );
+        let brief = priority.brief.as_ref();
+        let brief = brief.filter(|_| !self.user.tells_everybody(&key));
+        let kin_only = brief.is_some();
+        let payload = brief.cloned().unwrap_or(payload);
         let part = USER_TYPE_BYTES + payload.len();
         if COMPOUND_BYTES + PART_BYTES + part > self.packet_budget {
             self.user.remove(&key);
-            self.broadcast_by_stream(&payload, priority.kin_only);
+            self.broadcast_by_stream(&payload, kin_only);
             return;
         }
         let number = lazy::number(&payload);
@@ -81,10 +85,11 @@ impl Node {
         } else {
             self.eager.len()
         };
-        self.eager.insert(at, (encoded.clone(), priority.kin_only));
+        self.eager.insert(at, (encoded.clone(), kin_only));
         self.eager_urgent += usize::from(priority.urgent);
         self.bound_eager();
-        self.user.push_in_turn(key, encoded, number, priority);
+        self.user
+            .push_in_turn(key, encoded, number, kin_only, priority);
         self.wake_gossip();
         while self.user.len() > self.config.broadcasts_max
             || self.user.bytes() > USER_QUEUE_BYTES_MAX

@@ -61,6 +61,11 @@ pub(super) struct Hearsay {
 }
 
 impl Hearsay {
+    /// Whether some of the accused have yet to answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// One of the long dead has returned by its own word.
     pub(super) fn returned(&mut self, now: Instant) {
         self.returns.push_back(now);
@@ -152,6 +157,11 @@ impl Node {
         self.hearsay.waiting = waiting;
         let next = self.hearsay.waiting.values().map(|it| it.until).min();
         for (node, Waiting { incarnation, .. }) in unanswered {
+            let entry = self.table.find(&node);
+            if entry.is_some_and(|entry| entry.incarnation > incarnation) {
+                self.counters.accused_answered += 1;
+                continue;
+            }
             let from = self.config.name.clone();
             let suspect = Suspect {
                 incarnation,

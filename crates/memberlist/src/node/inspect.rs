@@ -74,6 +74,32 @@ impl Node {
         gossip.map(|(at, _)| at)
     }
 
+    /// A timer that is armed without a reason, or is not with one.
+    pub(crate) fn timer_amiss(&self) -> Option<impl std::fmt::Debug> {
+        let probing = self.probe.is_some();
+        // The last ping of a round is followed by none, and what was asked for ends no timer by coming.
+        let timers = [
+            (
+                Timer::ProbeAgain,
+                probing || !self.timers.is_armed(&Timer::ProbeAgain),
+            ),
+            (
+                Timer::ProbeDeadline,
+                probing == self.timers.is_armed(&Timer::ProbeDeadline),
+            ),
+            (
+                Timer::AskAgain,
+                !self.lazy.is_waiting() || self.timers.is_armed(&Timer::AskAgain),
+            ),
+            (
+                Timer::Hearsay,
+                self.hearsay.is_waiting() == self.timers.is_armed(&Timer::Hearsay),
+            ),
+        ];
+        let amiss = timers.into_iter().find(|(_, right)| !right);
+        amiss.map(|(timer, _)| timer)
+    }
+
     /// All armed timers.
     pub(crate) fn timers_len(&self) -> usize {
         self.timers.iter().count()

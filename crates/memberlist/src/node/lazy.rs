@@ -86,6 +86,11 @@ pub(super) struct Lazy {
 }
 
 impl Lazy {
+    /// Whether messages were asked for that have not come.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     fn has_seen(&self, number: u32) -> bool {
         self.seen.iter().any(|span| span.contains(&number))
     }
@@ -249,6 +254,7 @@ impl Node {
         });
         for (of, numbers) in late {
             if self.table.knows_addr(of) {
+                self.counters.messages_wanted_again += numbers.len() as u64;
                 self.ask(now, of, &numbers);
             } else {
                 for number in numbers {

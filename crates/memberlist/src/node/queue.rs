@@ -26,9 +26,11 @@ pub struct Priority {
     pub source: String,
     /// Whether it goes before what is not urgent, of the same turn.
     pub urgent: bool,
-    /// Whether it is only for members that understand lazy push, see
-    /// [`Config::lazy_push`](super::Config::lazy_push); the others do not get it.
-    pub kin_only: bool,
+    /// What is enough for whoever knows the last message of this key, instead of the whole message. It
+    /// goes to members that understand lazy push alone, see
+    /// [`Config::lazy_push`](super::Config::lazy_push). While an earlier message is still on its way
+    /// as a whole, so is this one: who has missed that could make nothing of the short form.
+    pub brief: Option<Bytes>,
 }
 
 /// Fewest transmits first; then by turn of the source, urgent ones first.
@@ -90,7 +92,14 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
     }
 
     /// The same for a message known by `number`, taking turns with other sources.
-    pub(super) fn push_in_turn(&mut self, key: K, bytes: Bytes, number: u32, priority: &Priority) {
+    pub(super) fn push_in_turn(
+        &mut self,
+        key: K,
+        bytes: Bytes,
+        number: u32,
+        kin_only: bool,
+        priority: &Priority,
+    ) {
         self.remove(&key);
         let source = match self.sources.get_key_value(priority.source.as_str()) {
             Some((source, _)) => source.clone(),
@@ -105,7 +114,7 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
             bytes,
             source: Some(source),
             number,
-            kin_only: priority.kin_only,
+            kin_only,
         };
         self.insert(entry, (0, turn, !priority.urgent));
     }
@@ -141,6 +150,12 @@ impl<K: Ord + Clone + Debug> TransmitQueue<K> {
 
     pub(super) fn contains(&self, key: &K) -> bool {
         self.ranks.contains_key(key)
+    }
+
+    /// Whether a message of this key is on its way to all kinds of members.
+    pub(super) fn tells_everybody(&self, key: &K) -> bool {
+        let entry = self.ranks.get(key).and_then(|rank| self.entries.get(rank));
+        entry.is_some_and(|entry| !entry.kin_only)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -336,7 +351,7 @@ mod tests {
         let priority = |source: &str, urgent| Priority {
             source: source.to_owned(),
             urgent,
-            kin_only: false,
+            brief: None,
         };
         let mut queue = TransmitQueue::new();
         let mut say = |key: &'static str, source, urgent| {
@@ -344,6 +359,7 @@ mod tests {
                 key,
                 Bytes::from_static(key.as_bytes()),
                 0,
+                false,
                 &priority(source, urgent),
             );
         };
@@ -365,7 +381,7 @@ mod tests {
         queue.put_back(9);
         // A newcomer that has not been sent comes before all that were.
         let late = Bytes::from_static(b"a4");
-        queue.push_in_turn("a4", late, 0, &priority("a", false));
+        queue.push_in_turn("a4", late, 0, false, &priority("a", false));
         assert_eq!(order(&mut queue)[..2], ["a4", "c!"]);
         queue.put_back(2);
         assert_eq!(queue.sources.len(), 1, "only what was sent once is left");

@@ -77,7 +77,7 @@ impl Suspicion {
     /// and the accusation is worth passing on. A shorter wait that is over already ends now: a
     /// deadline moved into the past would look as if we had been asleep.
     pub(super) fn confirm(&mut self, accuser: &str, now: Instant) -> bool {
-        if self.confirmations >= self.span.wanted || self.accusers.contains(accuser) {
+        if !self.is_news(accuser) {
             return false;
         }
         self.accusers.insert(accuser.to_owned());

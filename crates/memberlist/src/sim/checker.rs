@@ -405,6 +405,9 @@ impl Checker {
         if let Some((name, _)) = timers.first_key_value() {
             return Some(("P17 timers", format!("a timer for {name}, who is unknown")));
         }
+        if let Some(timer) = node.timer_amiss() {
+            return Some(("P17 timers", format!("a timer is amiss: {timer:?}")));
+        }
         let relays = node.relays_len();
         if node.relay_timers_len() != relays {
             let detail = format!("{} timers for {relays} relays", node.relay_timers_len());

@@ -112,6 +112,8 @@ tally! {
     accusations_repeated,
     /// Members asked whether they live, as a table called them dead.
     accused_asked,
+    /// Those of them that answered.
+    accused_answered,
     /// Refuted accusations answered once more.
     old_accusations_answered,
     /// Suspects told once more that they are doubted.
@@ -130,6 +132,12 @@ tally! {
     broadcasts_by_stream,
     /// Datagrams sent ahead of the gossip round.
     eager_datagrams,
+    /// Messages of which members only told, and that were asked for and sent.
+    messages_fetched,
+    /// Questions for messages that were repeated, as nothing came.
+    messages_wanted_again,
+    /// Exchanges of states, as messages did not come for all the asking.
+    messages_given_up,
 }
 
 impl From<&Counters> for Tally {
@@ -144,6 +152,7 @@ impl From<&Counters> for Tally {
             refutations: counters.refutations,
             accusations_repeated: counters.accusations_repeated,
             accused_asked: counters.accused_asked,
+            accused_answered: counters.accused_answered,
             old_accusations_answered: counters.old_accusations_answered,
             suspects_reminded: counters.suspects_reminded,
             conflicts: counters.conflicts,
@@ -153,6 +162,9 @@ impl From<&Counters> for Tally {
             rejoin_attempts: counters.rejoin_attempts,
             broadcasts_by_stream: counters.broadcasts_by_stream,
             eager_datagrams: counters.eager_datagrams,
+            messages_fetched: counters.messages_fetched,
+            messages_wanted_again: counters.messages_wanted_again,
+            messages_given_up: counters.messages_given_up,
             ..Self::default()
         }
     }

@@ -21,12 +21,15 @@ const WANTED_MAX: usize = 64;
 /// Whom to ask, and when.
 #[derive(Debug, Default)]
 pub struct CatchingUp {
-    wanted: BTreeSet<String>,
+    /// Not before a time: those asked of late may have known no more.
+    wanted: BTreeMap<String, Instant>,
+    /// Wanted as soon as they are members.
+    strangers: BTreeSet<String>,
     /// Those asked by name of late, and when.
     asked: BTreeMap<String, Instant>,
     /// How many more are tried until an exchange comes about.
     tries: u8,
-    /// Since when somebody is to be asked.
+    /// Since when anybody is to be asked.
     since: Option<Instant>,
     last: Option<Instant>,
 }
@@ -34,18 +37,34 @@ pub struct CatchingUp {
 impl CatchingUp {
     /// The member of this name knows what is missed.
     pub fn want(&mut self, name: &str, now: Instant) {
+        if self.wanted.contains_key(name) || self.wanted.len() >= WANTED_MAX {
+            return;
+        }
         let asked = self.asked.get(name);
-        let of_late = asked.is_some_and(|at| now < *at + SAME_APART);
-        if !of_late && self.wanted.len() < WANTED_MAX {
-            self.wanted.insert(name.to_owned());
-            self.since.get_or_insert(now);
+        let soonest = asked.map_or(now, |at| now.max(*at + SAME_APART));
+        self.wanted.insert(name.to_owned(), soonest);
+    }
+
+    /// Somebody of this name knows what is missed, and is no member yet.
+    pub fn want_when_up(&mut self, name: &str) {
+        if self.strangers.len() < WANTED_MAX {
+            self.strangers.insert(name.to_owned());
+        }
+    }
+
+    /// A member has appeared.
+    pub fn joined(&mut self, name: &str, now: Instant) {
+        if self.strangers.remove(name) {
+            self.want(name, now);
         }
     }
 
     /// One more exchange with anybody may help.
     pub fn want_one(&mut self, now: Instant) {
-        self.tries = self.tries.max(1);
-        self.since.get_or_insert(now);
+        if self.tries == 0 {
+            self.tries = 1;
+            self.since = Some(now);
+        }
     }
 
     /// Somebody has to be asked, until one answers.
@@ -57,19 +76,19 @@ impl CatchingUp {
     /// An exchange has come about.
     pub fn exchanged(&mut self) {
         self.tries = 0;
-        self.settle();
+        self.since = None;
     }
 
     /// A member is gone.
     pub fn left(&mut self, name: &str) {
         self.wanted.remove(name);
-        self.settle();
     }
 
     /// When [`CatchingUp::take`] next has something to say.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let since = self.since?;
-        Some(self.last.map_or(since, |last| since.max(last + APART)))
+        let wanted = self.wanted.values().min().copied();
+        let soonest = [self.since, wanted].into_iter().flatten().min()?;
+        Some(self.last.map_or(soonest, |last| soonest.max(last + APART)))
     }
 
     /// With whom to exchange states now: with the one of a name, or with any.
@@ -77,22 +96,20 @@ impl CatchingUp {
         self.next_deadline().filter(|at| *at <= now)?;
         let whom = if let Some(tries) = self.tries.checked_sub(1) {
             self.tries = tries;
+            if tries == 0 {
+                self.since = None;
+            }
             None
         } else {
-            let name = self.wanted.pop_first()?;
+            let (name, _) = self.wanted.iter().min_by_key(|(_, soonest)| **soonest)?;
+            let name = name.clone();
+            self.wanted.remove(&name);
             self.asked.retain(|_, at| now < *at + SAME_APART);
             self.asked.insert(name.clone(), now);
             Some(name)
         };
         self.last = Some(now);
-        self.settle();
         Some(whom)
-    }
-
-    fn settle(&mut self) {
-        if self.wanted.is_empty() && self.tries == 0 {
-            self.since = None;
-        }
     }
 }
 
@@ -121,6 +138,33 @@ mod tests {
         });
         let expected = expected.map(|(at, name)| (at, Some(name.to_owned())));
         assert!(taken.iter().cloned().eq(expected), "{taken:?}");
+    }
+
+    #[test]
+    fn who_was_asked_of_late_is_asked_again_later() {
+        let start = Instant::now();
+        let mut catching_up = CatchingUp::default();
+        catching_up.want("a", start);
+        assert!(catching_up.take(start).is_some());
+        // What is missed now was not there when it was asked.
+        catching_up.want("a", start + SECOND);
+        let again = start + SAME_APART;
+        assert_eq!(catching_up.next_deadline(), Some(again));
+        assert_eq!(catching_up.take(again), Some(Some("a".to_owned())));
+        assert_eq!(catching_up.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_is_no_member_yet_is_asked_when_it_is() {
+        let now = Instant::now();
+        let mut catching_up = CatchingUp::default();
+        catching_up.want_when_up("a");
+        catching_up.joined("b", now);
+        assert_eq!(catching_up.next_deadline(), None);
+        catching_up.joined("a", now);
+        assert_eq!(catching_up.take(now), Some(Some("a".to_owned())));
+        catching_up.joined("a", now);
+        assert_eq!(catching_up.next_deadline(), None, "once");
     }
 
     #[test]

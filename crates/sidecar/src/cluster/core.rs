@@ -378,6 +378,7 @@ impl Core {
                 }
                 self.introductions
                     .joined(&member, now.monotonic, &mut self.rng);
+                self.catching_up.joined(&member.name, now.monotonic);
                 self.replica
                     .member_up(&member.name, metadata::kind(&member.meta), now)
             }
@@ -468,8 +469,14 @@ impl Core {
             Some(record) => self.replica.remote(record, now),
             None => {
                 add(&self.counters.updates_unusable, 1);
-                if self.is_agent(&update.hostname) {
-                    self.catching_up.want(&update.hostname, now.monotonic);
+                let snapshot = self.snapshot();
+                match snapshot.members.get(update.hostname.as_str()) {
+                    _ if *snapshot.hostname == *update.hostname => {}
+                    Some(Upkeep::Membership) => {
+                        self.catching_up.want(&update.hostname, now.monotonic);
+                    }
+                    Some(_) => {}
+                    None => self.catching_up.want_when_up(&update.hostname),
                 }
                 Effects::default()
             }
@@ -654,18 +661,16 @@ impl Core {
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
         for News { record, brief } in effects.broadcasts {
-            let short = brief.then(|| StatusUpdate::encode(&record)).flatten();
             let priority = Priority {
-                kin_only: short.is_some(),
+                brief: brief.then(|| StatusUpdate::encode(&record)).flatten(),
                 source: record.hostname.clone(),
                 // Who is routed to what is gone loses requests; who learns late of what has come
                 // only has fewer to choose from.
                 urgent: !record.is_alive(),
             };
-            let payload = short.unwrap_or_else(|| json::encode_service(&record).into());
             self.actions.push(Action::Broadcast {
                 key: key(&record),
-                payload,
+                payload: json::encode_service(&record).into(),
                 priority,
             });
         }

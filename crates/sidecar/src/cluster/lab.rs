@@ -231,7 +231,10 @@ impl Lab {
         for action in self.hosts[from].core.actions() {
             match action {
                 _ if cut_off => {}
-                Action::Broadcast { payload, .. } => {
+                Action::Broadcast {
+                    payload, priority, ..
+                } => {
+                    let payload = priority.brief.unwrap_or(payload);
                     for to in self.hosts[from].members.clone() {
                         let message = Event::Message(payload.clone());
                         self.under_way.push_back((to, message));

@@ -433,7 +433,7 @@ fn a_burst_of_one_source_delays_another_s_change_by_a_round_at_most() {
         let priority = Priority {
             source: source.to_owned(),
             urgent,
-            kin_only: false,
+            brief: None,
         };
         let text = format!("{source} {number} {}", "x".repeat(280));
         let key = format!("{source} {number}");

@@ -208,10 +208,10 @@ fn with_members_that_do_not_understand_rounds_repeat_contents() {
 fn what_is_for_kin_only_reaches_nobody_else() {
     let mut bench = among(|id| id < 6);
     let priority = Priority {
-        kin_only: true,
+        brief: Some(Bytes::from_static(b"short")),
         ..Priority::default()
     };
-    let content = Bytes::from_static(b"short");
+    let content = Bytes::from_static(b"all of it");
     bench.node.broadcast_with(None, content, &priority);
     let is_kin = |(to, _): &(SocketAddr, Vec<Message>)| (2..6).any(|id| *to == address(id));
     let sent = bench.transmits();
@@ -224,6 +224,29 @@ fn what_is_for_kin_only_reaches_nobody_else() {
     assert_eq!(sent.len(), 4);
     let told = [list(b'H', &[b"short"])];
     assert!(sent.iter().all(|sent| is_kin(sent) && sent.1[..] == told));
+}
+
+#[test]
+fn what_follows_a_whole_message_that_is_still_on_its_way_is_told_as_a_whole() {
+    let mut bench = among(|_| true);
+    let key = || Some("key".to_owned());
+    let whole = |text: &'static [u8]| Bytes::from_static(text);
+    let brief = Priority {
+        brief: Some(Bytes::from_static(b"short")),
+        ..Priority::default()
+    };
+    bench.node.broadcast(key(), whole(b"first"));
+    bench.transmits();
+    bench.node.broadcast_with(key(), whole(b"second"), &brief);
+    let sent = bench.transmits();
+    assert!(!sent.is_empty() && sent.iter().all(|sent| sent.1[..] == [user(b"second")]));
+    for _ in 0..20 {
+        round(&mut bench);
+    }
+    // Everybody knows the first by now.
+    bench.node.broadcast_with(key(), whole(b"third"), &brief);
+    let sent = bench.transmits();
+    assert!(!sent.is_empty() && sent.iter().all(|sent| sent.1[..] == [user(b"short")]));
 }
 
 #[test]
