@@ -41,7 +41,10 @@ use crate::{
         resolver::Resolver,
     },
     opening::{self, Progress},
-    proxy::builtin::{self, PlaneStatus},
+    proxy::{
+        builtin::{self, PlaneStatus},
+        haproxy::{self, HaproxyStatus},
+    },
     routes::Routes,
     signals::{Signals, Stop},
 };
@@ -233,7 +236,7 @@ impl Agent {
 
         let (open, ready) = self.start_opening(progress_seen);
         let routes = self.start_routes(snapshot.clone(), open);
-        let plane = self.start_proxy(routes.clone()).await;
+        let plane = self.start_proxy(snapshot.clone(), routes.clone()).await;
         let metrics = Metrics {
             snapshot: snapshot.clone(),
             gossip: gossip.clone(),
@@ -415,37 +418,26 @@ impl Agent {
 
     async fn start_proxy(
         &self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
         routes: watch::Receiver<Arc<Routes>>,
     ) -> watch::Receiver<Arc<PlaneStatus>> {
         let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
+        let shutdown = self.shutdown.clone();
         match self.config.proxy {
             ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
             ProxyKind::Builtin => {
-                let bind = bind_address::ensure(self.config.bind_ip).await;
-                let used = match &bind {
-                    BindAddress::Present(ip) => {
-                        info!(address = %ip, "services are reached at this address");
-                        *ip
-                    }
-                    BindAddress::Added(ip) => {
-                        info!(address = %ip, "services are reached at this address, added to lo");
-                        *ip
-                    }
-                    BindAddress::Fallback {
-                        wanted,
-                        used,
-                        reason,
-                        remedy,
-                    } => {
-                        warn!(
-                            %wanted, serving_on = %used, reason, remedy,
-                            "no interface has the bind address and it cannot be added"
-                        );
-                        *used
-                    }
-                };
+                let bind = bind_ip(&self.config).await;
                 self.tasks
-                    .spawn(builtin::run(used, routes, status, self.shutdown.clone()));
+                    .spawn(builtin::run(bind, routes, status, shutdown));
+            }
+            ProxyKind::Haproxy => {
+                let bind = bind_ip(&self.config).await;
+                let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
+                self.view.show_haproxy(seen);
+                let config = self.config.haproxy.clone();
+                let inputs = haproxy::Inputs { snapshots, routes };
+                self.tasks
+                    .spawn(haproxy::run(config, bind, inputs, status, shutdown));
             }
         }
         receiver
@@ -515,6 +507,32 @@ impl Agent {
             .is_err()
         {
             warn!("some connections were still open at the end of the drain time");
+        }
+    }
+}
+
+/// The address services are reached at, put on this host where that is possible.
+async fn bind_ip(config: &Config) -> IpAddr {
+    match bind_address::ensure(config.bind_ip).await {
+        BindAddress::Present(ip) => {
+            info!(address = %ip, "services are reached at this address");
+            ip
+        }
+        BindAddress::Added(ip) => {
+            info!(address = %ip, "services are reached at this address, added to lo");
+            ip
+        }
+        BindAddress::Fallback {
+            wanted,
+            used,
+            reason,
+            remedy,
+        } => {
+            warn!(
+                %wanted, serving_on = %used, reason, remedy,
+                "no interface has the bind address and it cannot be added"
+            );
+            used
         }
     }
 }
