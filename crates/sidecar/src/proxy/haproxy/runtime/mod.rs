@@ -1,5 +1,8 @@
 //! Runtime mode: a fixed configuration, and changes over the admin socket.
 
+#[allow(dead_code)]
+mod plan;
+
 use std::{net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
