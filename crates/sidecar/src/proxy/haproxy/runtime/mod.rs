@@ -2,6 +2,10 @@
 
 #[allow(dead_code)]
 mod plan;
+#[allow(dead_code)]
+mod socket;
+#[allow(dead_code)]
+mod state;
 
 use std::{net::IpAddr, sync::Arc};
 
