@@ -71,6 +71,8 @@ struct Agent {
     reload: watch::Sender<u64>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Cancelled before `shutdown` when this host leaves the cluster.
+    leaving: CancellationToken,
 }
 
 /// Gives gossip what a state exchange carries.
@@ -141,6 +143,7 @@ pub async fn run(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         reload: watch::channel(0).0,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
+        leaving: CancellationToken::new(),
     };
     let reload = agent.reload.clone();
     let (gossip, commands) = tokio::select! {
@@ -435,7 +438,13 @@ impl Agent {
                 let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
                 self.view.show_haproxy(seen);
                 let config = self.config.haproxy.clone();
-                let inputs = haproxy::Inputs { snapshots, routes };
+                let own = [&self.config.http_bind, &self.config.gossip_bind];
+                let inputs = haproxy::Inputs {
+                    snapshots,
+                    routes,
+                    reserved_ports: own.map(SocketAddr::port).into(),
+                    leaving: self.leaving.clone(),
+                };
                 self.tasks
                     .spawn(haproxy::run(config, bind, inputs, status, shutdown));
             }
@@ -486,6 +495,7 @@ impl Agent {
     /// Without one gossip stays up to the last: others begin to miss this host when it is gone.
     async fn stop(self, how: Stop, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
         if how == Stop::Leave {
+            self.leaving.cancel();
             let (done, said) = oneshot::channel();
             if commands.send(Command::Farewell(done)).await.is_ok()
                 && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()

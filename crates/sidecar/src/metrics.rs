@@ -502,6 +502,12 @@ impl Metrics {
             "How often HAProxy was found dead and started again.",
             haproxy.revivals,
         );
+        text.single(
+            "sidecar_haproxy_repairs_total",
+            "counter",
+            "Differences found in what HAProxy holds and set right; runtime mode.",
+            haproxy.repairs,
+        );
         let name = "sidecar_haproxy_failures_total";
         text.family(name, "counter", "What failed, by step.");
         for (step, count) in &haproxy.failures {

@@ -6,7 +6,8 @@
 //! - `runtime`: a fixed configuration, and changes over the admin socket.
 //!
 //! HAProxy is a process of its own and outlives the agent: nothing is touched before the first routes
-//! are decided, and nothing is taken away when the agent ends.
+//! are decided, and nothing is taken away when the agent ends; only where it leaves the cluster does a
+//! HAProxy of runtime mode finish its connections and end too.
 
 mod classic;
 pub mod runtime;
@@ -32,6 +33,10 @@ pub struct Inputs {
     /// The newest routes. The first change says that routing begins; what was there before says
     /// nothing.
     pub routes: watch::Receiver<Arc<Routes>>,
+    /// Ports of this host that are no services': the agent's own.
+    pub reserved_ports: Vec<u16>,
+    /// Cancelled before the shutdown when the agent leaves the cluster, and not to come back soon.
+    pub leaving: CancellationToken,
 }
 
 /// Keeps HAProxy serving the newest routes on `bind` until `shutdown`; HAProxy runs on after that.

@@ -21,6 +21,8 @@ pub struct HaproxyStatus {
     pub reloads: u64,
     /// How often HAProxy was found dead and started again.
     pub revivals: u64,
+    /// Differences found in what HAProxy holds and set right, such as changes by hand; runtime mode.
+    pub repairs: u64,
     /// What failed so far, by step.
     pub failures: BTreeMap<&'static str, u64>,
 }

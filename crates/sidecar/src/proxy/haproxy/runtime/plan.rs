@@ -172,6 +172,22 @@ pub(super) enum Command {
     DeleteServer(Pool, String),
 }
 
+impl Command {
+    /// The pool whose servers it changes.
+    pub(super) fn pool(&self) -> Option<Pool> {
+        match self {
+            Self::AddServer(pool, ..)
+            | Self::Enable(pool, _)
+            | Self::SetWeight(pool, _)
+            | Self::Disable(pool, _)
+            | Self::DeleteServer(pool, _) => Some(*pool),
+            Self::AddPort(..) | Self::SetPort(..) | Self::DeletePort(_) | Self::DeleteStray(_) => {
+                None
+            }
+        }
+    }
+}
+
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -255,9 +271,8 @@ pub(super) fn plan(held: &Held, wanted: &Wanted) -> Plan {
     plan
 }
 
-/// Gives each wanted ServicePort a pool of its own: the one it has, else a free one, an empty one
-/// before one with servers that still have connections. As long as anybody's connections could come
-/// to a pool, it is not free.
+/// Gives each wanted ServicePort a pool of its own: the one it has, else a free one. As long as
+/// connections for somebody else could come to a pool, it is not free.
 fn place(held: &Held, wanted: &Wanted, unplaced: &mut BTreeMap<u16, Kind>) -> BTreeMap<u16, Pool> {
     let mut taken = BTreeSet::new();
     let mut placed = BTreeMap::new();
@@ -273,33 +288,50 @@ fn place(held: &Held, wanted: &Wanted, unplaced: &mut BTreeMap<u16, Kind>) -> BT
     }
     let values = held.ports.values().flatten();
     let led_to: BTreeSet<Pool> = values.filter_map(|it| it.parse().ok()).collect();
-    let rests = |server: &Server| server.state == ServerState::Maintenance;
-    let free = |kind| {
-        let mut free: Vec<_> = held
-            .pools
-            .iter()
-            .filter(|(pool, _)| pool.kind == kind && !led_to.contains(pool))
-            .filter(|(_, servers)| servers.values().all(rests))
-            .map(|(pool, servers)| (servers.len(), *pool))
-            .collect();
-        free.sort_unstable();
-        free.into_iter().map(|(_, pool)| pool)
-    };
-    let (mut http, mut tcp) = (free(Kind::Http), free(Kind::Tcp));
+    let is_free = |pool: &Pool| !led_to.contains(pool) && !taken.contains(pool);
+    let free = held.pools.iter().filter(|(pool, _)| is_free(pool));
+    let (mut empty, mut used): (Vec<_>, Vec<_>) = free.partition(|(_, servers)| servers.is_empty());
+    // The first is taken from the end.
+    empty.reverse();
     for (port, wish) in wanted {
         if placed.contains_key(port) {
             continue;
         }
-        let next = match wish.kind {
-            Kind::Http => http.next(),
-            Kind::Tcp => tcp.next(),
-        };
-        match next {
+        match choose(wish, &mut empty, &mut used) {
             Some(pool) => drop(placed.insert(*port, pool)),
             None => drop(unplaced.insert(*port, wish.kind)),
         }
     }
     placed
+}
+
+/// A free pool with its servers.
+type Free<'a> = (&'a Pool, &'a BTreeMap<String, Server>);
+
+/// Takes the best free pool: one that has the wanted servers already, whose entry in the map was lost;
+/// else an empty one; else one whose servers only finish their connections.
+fn choose<'a>(wish: &Wish, empty: &mut Vec<Free<'a>>, used: &mut Vec<Free<'a>>) -> Option<Pool> {
+    let is_wanted = |(name, server): (&String, &Server)| {
+        wish.targets
+            .iter()
+            .any(|target| base(name) == target.name && server.address == Some(target.address))
+    };
+    let rests = |server: &Server| server.state == ServerState::Maintenance;
+    let of_kind = |(pool, _): &Free<'_>| pool.kind == wish.kind;
+    let suits = |free: &Free<'_>, has_any: bool| {
+        of_kind(free)
+            && (!has_any || free.1.iter().any(|it| !rests(it.1)))
+            && free.1.iter().all(|it| rests(it.1) || is_wanted(it))
+    };
+    let (list, index) = if let Some(index) = used.iter().position(|it| suits(it, true)) {
+        (used, index)
+    } else if let Some(index) = empty.iter().rposition(of_kind) {
+        (empty, index)
+    } else {
+        let index = used.iter().position(|it| suits(it, false))?;
+        (used, index)
+    };
+    Some(*list.remove(index).0)
 }
 
 /// The server that is this endpoint: by its address, and by its name with or without a number.
