@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("tar", "tar"),
     ("openssl", "openssl"),
+    ("haproxy", "haproxy"),
 ];
 
 /// System directories that an unprivileged login shell leaves out of `PATH`.

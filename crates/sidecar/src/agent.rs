@@ -41,7 +41,10 @@ use crate::{
         resolver::Resolver,
     },
     opening::{self, Progress},
-    proxy::builtin::{self, PlaneStatus},
+    proxy::{
+        builtin::{self, PlaneStatus},
+        haproxy::{self, HaproxyStatus},
+    },
     routes::Routes,
     signals::{Signals, Stop},
 };
@@ -68,6 +71,8 @@ struct Agent {
     reload: watch::Sender<u64>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Cancelled before `shutdown` when this host leaves the cluster.
+    leaving: CancellationToken,
 }
 
 /// Gives gossip what a state exchange carries.
@@ -138,6 +143,7 @@ pub async fn run(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         reload: watch::channel(0).0,
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
+        leaving: CancellationToken::new(),
     };
     let reload = agent.reload.clone();
     let (gossip, commands) = tokio::select! {
@@ -233,7 +239,7 @@ impl Agent {
 
         let (open, ready) = self.start_opening(progress_seen);
         let routes = self.start_routes(snapshot.clone(), open);
-        let plane = self.start_proxy(routes.clone()).await;
+        let plane = self.start_proxy(snapshot.clone(), routes.clone()).await;
         let metrics = Metrics {
             snapshot: snapshot.clone(),
             gossip: gossip.clone(),
@@ -415,37 +421,32 @@ impl Agent {
 
     async fn start_proxy(
         &self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
         routes: watch::Receiver<Arc<Routes>>,
     ) -> watch::Receiver<Arc<PlaneStatus>> {
         let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
+        let shutdown = self.shutdown.clone();
         match self.config.proxy {
             ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
             ProxyKind::Builtin => {
-                let bind = bind_address::ensure(self.config.bind_ip).await;
-                let used = match &bind {
-                    BindAddress::Present(ip) => {
-                        info!(address = %ip, "services are reached at this address");
-                        *ip
-                    }
-                    BindAddress::Added(ip) => {
-                        info!(address = %ip, "services are reached at this address, added to lo");
-                        *ip
-                    }
-                    BindAddress::Fallback {
-                        wanted,
-                        used,
-                        reason,
-                        remedy,
-                    } => {
-                        warn!(
-                            %wanted, serving_on = %used, reason, remedy,
-                            "no interface has the bind address and it cannot be added"
-                        );
-                        *used
-                    }
+                let bind = bind_ip(&self.config).await;
+                self.tasks
+                    .spawn(builtin::run(bind, routes, status, shutdown));
+            }
+            ProxyKind::Haproxy => {
+                let bind = bind_ip(&self.config).await;
+                let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
+                self.view.show_haproxy(seen);
+                let config = self.config.haproxy.clone();
+                let own = [&self.config.http_bind, &self.config.gossip_bind];
+                let inputs = haproxy::Inputs {
+                    snapshots,
+                    routes,
+                    reserved_ports: own.map(SocketAddr::port).into(),
+                    leaving: self.leaving.clone(),
                 };
                 self.tasks
-                    .spawn(builtin::run(used, routes, status, self.shutdown.clone()));
+                    .spawn(haproxy::run(config, bind, inputs, status, shutdown));
             }
         }
         receiver
@@ -494,6 +495,7 @@ impl Agent {
     /// Without one gossip stays up to the last: others begin to miss this host when it is gone.
     async fn stop(self, how: Stop, gossip: memberlist::Handle, commands: mpsc::Sender<Command>) {
         if how == Stop::Leave {
+            self.leaving.cancel();
             let (done, said) = oneshot::channel();
             if commands.send(Command::Farewell(done)).await.is_ok()
                 && tokio::time::timeout(LEAVE_TIMEOUT, said).await.is_err()
@@ -515,6 +517,32 @@ impl Agent {
             .is_err()
         {
             warn!("some connections were still open at the end of the drain time");
+        }
+    }
+}
+
+/// The address services are reached at, put on this host where that is possible.
+async fn bind_ip(config: &Config) -> IpAddr {
+    match bind_address::ensure(config.bind_ip).await {
+        BindAddress::Present(ip) => {
+            info!(address = %ip, "services are reached at this address");
+            ip
+        }
+        BindAddress::Added(ip) => {
+            info!(address = %ip, "services are reached at this address, added to lo");
+            ip
+        }
+        BindAddress::Fallback {
+            wanted,
+            used,
+            reason,
+            remedy,
+        } => {
+            warn!(
+                %wanted, serving_on = %used, reason, remedy,
+                "no interface has the bind address and it cannot be added"
+            );
+            used
         }
     }
 }

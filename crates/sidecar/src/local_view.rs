@@ -4,15 +4,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use catalog::Status;
 use serde::{Serialize, Serializer};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use crate::{discovery::SourceName, net::http_client::without_credentials};
+use crate::{
+    discovery::SourceName, net::http_client::without_credentials, proxy::haproxy::HaproxyStatus,
+};
 
 /// Remarks kept about one subject, and subjects with remarks; more are counted only.
 const REMARKS_MAX: usize = 32;
@@ -29,6 +31,7 @@ struct Content {
     checks: BTreeMap<String, CheckView>,
     results: BTreeMap<&'static str, CheckResults>,
     listeners: BTreeMap<String, ListenerView>,
+    haproxy: Option<watch::Receiver<Arc<HaproxyStatus>>>,
 }
 
 /// The results of all checks of one kind since the agent started.
@@ -280,6 +283,17 @@ impl LocalView {
         self.lock().listeners.clone()
     }
 
+    /// From now on shows what this says of the HAProxy that is driven.
+    pub fn show_haproxy(&self, status: watch::Receiver<Arc<HaproxyStatus>>) {
+        self.lock().haproxy = Some(status);
+    }
+
+    /// How HAProxy is doing; `None` when none is driven.
+    pub fn haproxy(&self) -> Option<Arc<HaproxyStatus>> {
+        let content = self.lock();
+        content.haproxy.as_ref().map(|it| it.borrow().clone())
+    }
+
     /// The document of `/api/v2/local`, indented JSON.
     ///
     /// # Errors
@@ -291,6 +305,8 @@ impl LocalView {
             remarks: Vec<Remarked<'a>>,
             checks: &'a BTreeMap<String, CheckView>,
             listeners: &'a BTreeMap<String, ListenerView>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            haproxy: Option<&'a HaproxyStatus>,
         }
         #[derive(Serialize)]
         struct Remarked<'a> {
@@ -298,6 +314,7 @@ impl LocalView {
             subject: &'a str,
             remarks: &'a [String],
         }
+        let haproxy = self.haproxy();
         // Encoded under the lock: a few hundred entries, and nothing is written to anybody.
         let content = self.lock();
         let sources = content.sources.iter();
@@ -313,6 +330,7 @@ impl LocalView {
                 .collect(),
             checks: &content.checks,
             listeners: &content.listeners,
+            haproxy: haproxy.as_deref(),
         })
     }
 }

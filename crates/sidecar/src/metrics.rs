@@ -12,7 +12,10 @@ use tokio::sync::watch;
 use crate::{
     cluster::core::Counters,
     local_view::{LocalView, SourceView},
-    proxy::builtin::{ListenState, PlaneStatus},
+    proxy::{
+        builtin::{ListenState, PlaneStatus},
+        haproxy::State,
+    },
 };
 
 /// Where the numbers come from.
@@ -68,6 +71,7 @@ impl Metrics {
         self.registry(&mut text);
         self.membership(&mut text);
         self.plane(&mut text);
+        self.haproxy(&mut text);
         self.sources(&mut text);
         self.checks(&mut text);
         self.listeners(&mut text);
@@ -465,6 +469,49 @@ impl Metrics {
                     read(port)
                 ));
             }
+        }
+    }
+
+    fn haproxy(&self, text: &mut Text) {
+        let Some(haproxy) = self.view.haproxy() else {
+            return;
+        };
+        text.single(
+            "sidecar_haproxy_applied",
+            "gauge",
+            "Whether HAProxy runs what it should.",
+            u64::from(haproxy.state == State::Applied),
+        );
+        if let Some(is_running) = haproxy.is_running {
+            text.single(
+                "sidecar_haproxy_running",
+                "gauge",
+                "Whether a process of HAProxy runs.",
+                is_running.into(),
+            );
+        }
+        text.single(
+            "sidecar_haproxy_reloads_total",
+            "counter",
+            "Reloads and starts of HAProxy.",
+            haproxy.reloads,
+        );
+        text.single(
+            "sidecar_haproxy_revivals_total",
+            "counter",
+            "How often HAProxy was found dead and started again.",
+            haproxy.revivals,
+        );
+        text.single(
+            "sidecar_haproxy_repairs_total",
+            "counter",
+            "Differences found in what HAProxy holds and set right; runtime mode.",
+            haproxy.repairs,
+        );
+        let name = "sidecar_haproxy_failures_total";
+        text.family(name, "counter", "What failed, by step.");
+        for (step, count) in &haproxy.failures {
+            text.line(format_args!("{name}{{step=\"{step}\"}} {count}"));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! and what was expected, before anything is opened or bound.
 
 mod gossip;
+mod haproxy;
 mod print;
 pub mod values;
 pub mod variables;
@@ -26,6 +27,7 @@ use crate::{
     net::http_client::{check_url, without_credentials},
 };
 pub use gossip::GossipSecurity;
+pub use haproxy::{HaproxyConfig, HaproxyMode, HaproxyPools};
 use values::{parse_bool, parse_duration, parse_int, parse_list};
 use variables::{NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
 
@@ -67,6 +69,8 @@ pub enum Discovery {
 pub enum ProxyKind {
     /// In this process.
     Builtin,
+    /// A HAProxy on this host.
+    Haproxy,
     /// Nothing on this host.
     None,
 }
@@ -102,6 +106,8 @@ pub struct Config {
     pub bind_ip: IpAddr,
     /// `SIDECAR_PROXY`.
     pub proxy: ProxyKind,
+    /// `HAPROXY_CONFIG_FILE` and what goes with it.
+    pub haproxy: HaproxyConfig,
     /// `SIDECAR_DISCOVERY`.
     pub discovery: Discovery,
     /// `DOCKER_URL`.
@@ -210,6 +216,7 @@ impl Config {
                 text => text.parse().ok(),
             }),
             proxy: reader.proxy(),
+            haproxy: HaproxyConfig::read(&mut reader),
             discovery: reader.discovery(),
             docker: reader.docker(),
             docker_naming: reader.naming(),
@@ -476,28 +483,6 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Who switched the original's HAProxy off runs another proxy on the same ports.
-    fn proxy(&mut self) -> ProxyKind {
-        let kind = self.parsed("SIDECAR_PROXY", "builtin or none", parse_proxy);
-        let disable = self.environment.get("HAPROXY_DISABLE").map(String::as_str);
-        let Some(setting) = self.settings.last_mut() else {
-            return kind;
-        };
-        match disable.map(|value| (value, parse_bool(value))) {
-            Some((value, None)) => {
-                let value = value.to_owned();
-                self.wrong("HAPROXY_DISABLE".to_owned(), &value, "true or false");
-                kind
-            }
-            Some((_, Some(true))) if setting.origin == Origin::Default => {
-                setting.value = "none".to_owned();
-                setting.origin = Origin::Variable("HAPROXY_DISABLE".to_owned());
-                ProxyKind::None
-            }
-            _ => kind,
-        }
-    }
-
     fn cluster_name(&mut self) -> String {
         let expected = format!("at most {CLUSTER_NAME_BYTES_MAX} bytes");
         self.parsed("SIDECAR_CLUSTER_NAME", &expected, |text| {
@@ -553,6 +538,7 @@ fn parse_seed(text: &str, default_port: u16) -> Option<Seed> {
 fn parse_proxy(text: &str) -> Option<ProxyKind> {
     match text {
         "builtin" => Some(ProxyKind::Builtin),
+        "haproxy" => Some(ProxyKind::Haproxy),
         "none" => Some(ProxyKind::None),
         _ => None,
     }

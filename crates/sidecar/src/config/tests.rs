@@ -9,7 +9,7 @@ fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn resolve(pairs: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn resolve(pairs: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
     Config::resolve(&Flags::new(), &environment(pairs), "box")
 }
 
@@ -81,7 +81,7 @@ fn all_problems_are_reported_at_once() {
         .to_string();
     assert_eq!(
         text,
-        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin or none"#
+        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin, haproxy or none"#
     );
 }
 

@@ -134,7 +134,86 @@ pub const VARIABLES: &[Variable] = &[
         ),
         "bind-ip",
     ),
-    variable("SIDECAR_PROXY", "builtin", "Data plane: builtin, or none"),
+    variable(
+        "SIDECAR_PROXY",
+        "builtin",
+        "Data plane: builtin, haproxy, or none. When not set, a HAProxy that is named by \
+         HAPROXY_TEMPLATE_FILE, _CONFIG_FILE, _PID_FILE, _RELOAD_COMMAND or _VERIFY_COMMAND \
+         is driven",
+    ),
+    variable(
+        "HAPROXY_DISABLE",
+        "false",
+        "No data plane, where SIDECAR_PROXY is not set",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_MODE",
+        "auto",
+        "How HAProxy is driven: classic, by a configuration file and reloads; runtime, over \
+         its admin socket; auto, classic where a template or a command is set",
+    ),
+    variable(
+        "HAPROXY_TEMPLATE_FILE",
+        "",
+        "Classic: template of the configuration file, read again when it changes; the \
+         built-in one when empty",
+    ),
+    variable(
+        "HAPROXY_RELOAD_COMMAND",
+        "",
+        "Classic: shell command that makes HAProxy run the configuration file; when empty, \
+         HAProxy is started and takes over from the one of the pid file",
+    ),
+    variable(
+        "HAPROXY_VERIFY_COMMAND",
+        "",
+        "Classic: shell command that checks the configuration file before; `haproxy -c -f` \
+         when empty",
+    ),
+    variable(
+        "HAPROXY_CONFIG_FILE",
+        "/etc/haproxy.cfg",
+        "Classic: configuration file that is written",
+    ),
+    variable(
+        "HAPROXY_PID_FILE",
+        "/var/run/haproxy.pid",
+        "Classic: file with HAProxy's process ids; the admin socket haproxy_stats.sock lies \
+         beside it",
+    ),
+    variable("HAPROXY_USER", "haproxy", "User HAProxy runs as"),
+    variable("HAPROXY_GROUP", "", "Group HAProxy runs as"),
+    variable(
+        "HAPROXY_USE_HOSTNAMES",
+        "false",
+        "Classic: name endpoints by host instead of address",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_BINARY",
+        "haproxy",
+        "HAProxy's program, by name or path",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_HOLD_DOWN",
+        "1s",
+        "Classic: least time from one reload to the next; the first change is applied at once",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_DIR",
+        "/run/sidecar",
+        "Runtime: directory for HAProxy's configuration and sockets",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_PORTS",
+        "1024-32767",
+        "Runtime: ports HAProxy listens on from its start, ranges with commas",
+    ),
+    variable(
+        "SIDECAR_HAPROXY_POOLS",
+        "512,512",
+        "Runtime: how many services HAProxy is prepared for, in mode http or ws, and in mode \
+         tcp",
+    ),
     with_flag(
         variable(
             "SIDECAR_DISCOVERY",
@@ -263,14 +342,6 @@ pub const NOT_YET: &[&str] = &[
     "K8S_KUBE_TIMEOUT",
     "K8S_CREDS_PATH",
     "K8S_ANNOUNCE_ALL_NODES",
-    "HAPROXY_TEMPLATE_FILE",
-    "HAPROXY_CONFIG_FILE",
-    "HAPROXY_PID_FILE",
-    "HAPROXY_RELOAD_COMMAND",
-    "HAPROXY_VERIFY_COMMAND",
-    "HAPROXY_USER",
-    "HAPROXY_GROUP",
-    "HAPROXY_USE_HOSTNAMES",
     "ENVOY_USE_HOSTNAMES",
     "ENVOY_GRPC_PORT",
 ];

@@ -1,3 +1,4 @@
 //! Data planes: routes to traffic.
 
 pub mod builtin;
+pub mod haproxy;
