@@ -9,8 +9,10 @@
 //! are decided, and nothing is taken away when the agent ends.
 
 mod classic;
+mod instances;
 pub mod runtime;
 mod status;
+mod template;
 
 use std::{net::IpAddr, sync::Arc};
 
