@@ -20,6 +20,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("tar", "tar"),
     ("openssl", "openssl"),
+    ("haproxy", "haproxy"),
+    ("mount", "mount"),
 ];
 
 /// System directories that an unprivileged login shell leaves out of `PATH`.

@@ -9,7 +9,10 @@
 //! are decided, and nothing is taken away when the agent ends.
 
 mod classic;
+mod command;
+mod config_file;
 mod instances;
+pub(crate) mod process;
 pub mod runtime;
 mod status;
 mod template;

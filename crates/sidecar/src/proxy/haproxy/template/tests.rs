@@ -1,3 +1,8 @@
+#![allow(
+    clippy::unwrap_used,
+    reason = "outside of test functions clippy does not see that this is a test"
+)]
+
 use std::{net::Ipv4Addr, time::Instant};
 
 use catalog::{Author, Now, Port, Service, Snapshot, State, Status, json};
