@@ -13,6 +13,7 @@ mod agent;
 mod binary;
 mod engine;
 mod grpc;
+mod haproxy;
 mod host;
 mod http;
 mod json;
@@ -30,6 +31,7 @@ pub use agent::{API_PORT, Agent, AgentBuilder, GOSSIP_PORT, Instance, PROXY_IP, 
 pub use binary::sidecar;
 pub use engine::{Engine, IMAGE};
 pub use grpc::{GrpcHealth, Serving};
+pub use haproxy::Haproxy;
 pub use host::Host;
 pub use http::{Request, Response, Stream};
 pub use json::Json;

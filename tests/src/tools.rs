@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("tar", "tar"),
     ("openssl", "openssl"),
     ("haproxy", "haproxy"),
+    ("mount", "mount"),
 ];
 
 /// System directories that an unprivileged login shell leaves out of `PATH`.

@@ -27,4 +27,5 @@ pub mod sample_service;
 pub mod signals;
 pub mod simulate;
 pub mod static_check;
+mod template_record;
 pub mod throttle;

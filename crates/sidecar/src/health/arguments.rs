@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
-use catalog::{Port, Protocol, Service, Status, Timestamp};
-use gotemplate::{Functions, Object, Parameter, Record, Template, Time, Value};
+use catalog::{Protocol, Service};
+use gotemplate::{Functions, Parameter, Template, Value};
+
+use crate::template_record::{Instance, real_port};
 
 /// Why a template gives no text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,124 +40,13 @@ pub(super) fn evaluate(
         .with("tcp", &[Parameter::Int64], port(Protocol::Tcp))
         .with("udp", &[Parameter::Int64], port(Protocol::Udp));
     let template = Template::parse("check", source, &functions.names())?;
-    Ok(template.execute(&Value::object(Dot::new(service)), &functions)?)
-}
-
-fn real_port(service: &Service, service_port: Option<i64>, protocol: Protocol) -> Value {
-    let port = service_port
-        .and_then(|number| u16::try_from(number).ok())
-        .and_then(|number| service.port_for_service_port(number, protocol));
-    Value::Int64(port.map_or(-1, |port| i64::from(port.port)))
-}
-
-/// The record as templates see it: Go's fields and the methods of Go's type.
-#[derive(Debug)]
-struct Dot {
-    service: Service,
-    fields: Record,
-}
-
-impl Dot {
-    fn new(service: &Service) -> Self {
-        let fields = Record::new(
-            "*service.Service",
-            [
-                ("ID", service.id.as_str().into()),
-                ("Name", service.name.as_str().into()),
-                ("Image", service.image.as_str().into()),
-                ("Created", time(service.created)),
-                ("Hostname", service.hostname.as_str().into()),
-                ("Ports", Value::list(service.port_list().iter().map(port))),
-                ("Updated", time(service.updated)),
-                ("ProxyMode", service.proxy_mode.as_str().into()),
-                ("Status", Value::Int(service.status.as_wire().into())),
-            ],
-        );
-        Self {
-            service: service.clone(),
-            fields,
-        }
-    }
-
-    fn property(&self, method: &str) -> Option<Value> {
-        let service = &self.service;
-        Some(match method {
-            "IsAlive" => service.is_alive().into(),
-            "IsTombstone" => service.is_tombstone().into(),
-            "IsDraining" => (service.status == Status::Draining).into(),
-            "StatusString" => service.status.to_string().into(),
-            "Version" => service.version().into(),
-            "ListenerName" => format!("Service({}-{})", service.name, service.id).into(),
-            _ => return None,
-        })
-    }
-
-    fn port_for_service_port(&self, arguments: &[Value]) -> Result<Value, String> {
-        let [number, kind] = arguments else {
-            return Err(format!(
-                "wrong number of args: want 2 got {}",
-                arguments.len()
-            ));
-        };
-        match (number.as_int(), kind.as_str()) {
-            (Some(number), Some(kind)) => Ok(Protocol::parse(kind)
-                .map_or(Value::Int64(-1), |protocol| {
-                    real_port(&self.service, Some(number), protocol)
-                })),
-            _ => Err("wrong type of args: want an integer and a string".to_owned()),
-        }
-    }
-}
-
-impl Object for Dot {
-    fn type_name(&self) -> &str {
-        self.fields.type_name()
-    }
-
-    fn field(&self, name: &str) -> Option<Value> {
-        self.fields.field(name)
-    }
-
-    fn call(&self, method: &str, arguments: &[Value]) -> Option<Result<Value, String>> {
-        if method == "PortForServicePort" {
-            return Some(self.port_for_service_port(arguments));
-        }
-        let value = self.property(method)?;
-        Some(if arguments.is_empty() {
-            Ok(value)
-        } else {
-            Err(format!(
-                "wrong number of args: want 0 got {}",
-                arguments.len()
-            ))
-        })
-    }
-
-    fn print(&self) -> String {
-        self.fields.print()
-    }
-}
-
-fn port(port: &Port) -> Value {
-    Value::object(Record::new(
-        "service.Port",
-        [
-            ("Type", port.kind.as_str().into()),
-            ("Port", Value::Int64(port.port.into())),
-            ("ServicePort", Value::Int64(port.service_port.into())),
-            ("IP", port.ip.as_str().into()),
-        ],
-    ))
-}
-
-fn time(timestamp: Timestamp) -> Value {
-    // Both types hold the same range.
-    let moment = jiff::Timestamp::from_nanosecond(timestamp.as_unix_nanos());
-    Time::utc(moment.unwrap_or_default()).into()
+    Ok(template.execute(&Value::object(Instance::new(service)), &functions)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use catalog::{Port, Status};
+
     use super::*;
 
     /// The record behind Go's answers below.

@@ -20,7 +20,7 @@ const OUTPUT_BYTES_MAX: usize = 4 * 1024;
 
 /// Why a program's answer is not "healthy".
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ExternalError {
+pub(crate) enum ExternalError {
     /// It is not there, or may not be run.
     #[error("cannot run {program:?}: {cause}")]
     Start {
@@ -54,7 +54,7 @@ pub(super) enum ExternalError {
 
 impl ExternalError {
     /// The beginning of what it wrote; empty when it wrote nothing or did not run.
-    pub(super) fn output(&self) -> &str {
+    pub(crate) fn output(&self) -> &str {
         match self {
             Self::Start { .. } => "",
             Self::Failed { output, .. } | Self::Timeout { output, .. } => output,
@@ -64,7 +64,7 @@ impl ExternalError {
 
 /// Runs a program until it ends or `limit` is over; exit status 0 is success, with the beginning of
 /// what it wrote. It gets this process's environment and an empty standard input.
-pub(super) async fn run(
+pub(crate) async fn run(
     words: &[String],
     limit: Duration,
     orphans: &Orphans,

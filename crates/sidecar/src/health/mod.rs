@@ -9,10 +9,10 @@
 mod arguments;
 mod check;
 mod engine;
-mod external;
+pub(crate) mod external;
 mod grpc;
 mod inventory;
-mod orphans;
+pub(crate) mod orphans;
 mod pace;
 mod probe;
 mod schedule;

@@ -18,11 +18,11 @@ const GROUPS_MAX: usize = 1024;
 
 /// The groups of commands that have ended. Cheap to clone; clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Orphans(Arc<Mutex<Vec<Pid>>>);
+pub(crate) struct Orphans(Arc<Mutex<Vec<Pid>>>);
 
 impl Orphans {
     /// The leader of this group has ended; what is left of the group may come to us.
-    pub(super) fn watch(&self, group: Pid) {
+    pub(crate) fn watch(&self, group: Pid) {
         if is_done(group) {
             return;
         }
@@ -35,7 +35,7 @@ impl Orphans {
     }
 
     /// Takes note of every child that has ended, until `shutdown`.
-    pub(super) async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut ended = match signal(SignalKind::child()) {
             Ok(ended) => ended,
             Err(error) => {

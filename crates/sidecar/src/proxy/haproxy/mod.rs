@@ -10,8 +10,13 @@
 //! HAProxy of runtime mode finish its connections and end too.
 
 mod classic;
+mod command;
+mod config_file;
+mod instances;
+pub(crate) mod process;
 pub mod runtime;
 mod status;
+mod template;
 
 use std::{net::IpAddr, sync::Arc};
 
