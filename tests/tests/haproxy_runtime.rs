@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
     time::{Duration, Instant},
@@ -596,4 +596,89 @@ fn only_one_agent_drives_and_an_unusable_directory_is_named() {
         .env("SIDECAR_HAPROXY_DIR", &file)
         .start();
     eventually("the directory is named", SEEN, || trouble(&third, &file));
+    drop(third);
+
+    let own = lab.dir().join("own").display().to_string();
+    let fourth = AgentBuilder::new(&lab, 1)
+        .env("SIDECAR_PROXY", "haproxy")
+        .env("SIDECAR_HAPROXY_DIR", &own)
+        .env("SIDECAR_HAPROXY_BINARY", "no-such-haproxy")
+        .start();
+    let words = "no-such-haproxy cannot be started";
+    eventually("the program is named", SEEN, || trouble(&fourth, words));
+}
+
+#[test]
+fn websockets_are_carried_over_ipv6() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let _haproxy = Haproxy::of(&lab);
+    let host = lab.host(0);
+    let listener = host.listen((Ipv6Addr::LOCALHOST, 8001).into());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 1024];
+            // It ends with its connection.
+            let _ = stream.read(&mut head).and_then(|_| {
+                // The key and the answer to it are RFC 6455's example; HAProxy compares them.
+                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                              Upgrade: websocket\r\n\
+                              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                stream.write_all(answer.as_bytes())?;
+                io::copy(&mut &stream, &mut &stream)
+            });
+        }
+    });
+    let mut socket = service("socket", "ws", 8001, 10001);
+    socket["Service"]["Ports"][0]["IP"] = json!("::1");
+    edit(&lab, &[socket]);
+    let agent = agent(&lab).env("SIDECAR_BIND_IP", "::1").start();
+    eventually("it is applied", SEEN, || applied(&agent));
+    let stream = host.connect((Ipv6Addr::LOCALHOST, 10001).into());
+    let mut stream = stream.expect("it is taken");
+    let request = "GET /chat HTTP/1.1\r\nHost: socket\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    Held(stream).works().expect("frames go both ways");
+}
+
+#[test]
+fn files_that_cannot_be_written_are_named_and_stop_nothing() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let haproxy = Haproxy::of(&lab);
+    let host = lab.host(0);
+    let _web = answers(host, 8001, "web");
+    edit(&lab, &[service("web", "http", 8001, 10001)]);
+    let agent = agent(&lab).start();
+    eventually("it is served", SEEN, || serves(host, 10001, "web"));
+    eventually("all of it", SEEN, || applied(&agent));
+
+    // Both places of the files: whichever is next.
+    let blocked = ["boot-a", "boot-b"].map(|name| haproxy.dir.join(name));
+    for path in &blocked {
+        // It is there or not yet.
+        let _ = fs::remove_dir_all(path);
+        fs::write(path, "").expect("it is in the way");
+    }
+    edit(&lab, &[service("web", "http", 8001, 10002)]);
+    eventually("it is named", SEEN, || trouble(&agent, "/boot-"));
+    serves(host, 10002, "web").expect("what is new is served all the same");
+    is_closed(host, 10001).expect("what is old is not");
+    assert_eq!(status(&agent).expect("it answers")["state"], "applied");
+    for path in &blocked {
+        fs::remove_file(path).expect("it is there");
+    }
+    eventually("it is mended", SEEN, || applied(&agent));
+    let map = fs::read_to_string(haproxy.dir.join("current/ports.map"));
+    assert_eq!(
+        map.expect("it is there").trim().split(' ').next(),
+        Some("10002")
+    );
 }

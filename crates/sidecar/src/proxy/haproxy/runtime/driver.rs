@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::{
     super::status::{HaproxyStatus, State},
     boot,
-    layout::{self, Asked, Layout, OURS},
+    layout::{self, Asked, Layout, OURS, STATISTICS_PORT},
     plan::{self, Command, Held, Kind, Pool, Wanted},
     process::Program,
     socket::Session,
@@ -138,6 +138,10 @@ impl Driver {
                 Err(trouble) => break Err(trouble),
             }
         };
+        if matches!(outcome, Err(Trouble::Pausing)) && self.status.trouble.is_some() {
+            // What made the pause necessary is what there is to know.
+            return ABSENT_INTERVAL;
+        }
         let is_absent = matches!(outcome, Err(Trouble::Unreachable(_) | Trouble::Pausing));
         self.tell(outcome);
         if is_absent {
@@ -494,6 +498,12 @@ impl Driver {
     fn runs(&mut self, layout: Layout) {
         self.held = None;
         self.is_settled = false;
+        if !layout.has_statistics {
+            warn!(
+                port = STATISTICS_PORT,
+                "no statistics page: another program has its port"
+            );
+        }
         self.layout = Some(layout);
         self.status.reloads += 1;
         self.status.last_reload = Some(jiff::Timestamp::now().to_string());
