@@ -208,7 +208,7 @@ mod tests {
             (haproxy.user.as_str(), haproxy.group.as_str()),
             ("haproxy", "")
         );
-        assert_eq!(haproxy.ports, [1024..=32767]);
+        assert_eq!(haproxy.ports, [10000..=10999]);
         assert_eq!(
             haproxy.pools,
             HaproxyPools {

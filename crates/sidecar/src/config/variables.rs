@@ -205,7 +205,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "SIDECAR_HAPROXY_PORTS",
-        "1024-32767",
+        "10000-10999",
         "Runtime: ports HAProxy listens on from its start, ranges with commas",
     ),
     variable(
