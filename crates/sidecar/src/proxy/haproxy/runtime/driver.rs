@@ -75,6 +75,8 @@ pub(super) struct Driver {
     held: Option<(u32, Held)>,
     /// What the HAProxy that runs was started with.
     layout: Option<Layout>,
+    /// Whether one has run that this agent knew: whatever is started then takes the place of a dead one.
+    has_run: bool,
     /// Whether it has held what is wanted now: what differs afterwards is somebody else's doing.
     is_settled: bool,
     /// Whether the files in place are older than what it holds.
@@ -108,6 +110,7 @@ impl Driver {
             wanted: Wanted::new(),
             held: None,
             layout: None,
+            has_run: false,
             is_settled: false,
             is_stale: true,
             absent_looks: 0,
@@ -213,6 +216,7 @@ impl Driver {
             },
         };
         self.layout = Some(layout);
+        self.has_run = true;
         let known = self.held.take().filter(|(pid, _)| *pid == identity.pid);
         let was_known = known.is_some();
         let mut held = match known {
@@ -470,7 +474,7 @@ impl Driver {
             self.start_not_before = Some(now + pause.mul_f64(rand::random_range(0.75..1.25)));
         }
         self.starts_in_a_row += 1;
-        let is_revival = self.layout.take().is_some();
+        self.layout = None;
         // What is still there takes part in its replacement: its ports are not somebody else's.
         let old = boot::read_layout(&self.program.dir);
         let old = old.filter(|_| self.program.master().is_some());
@@ -485,6 +489,7 @@ impl Driver {
         self.answers(&layout).await?;
         self.started = Some(Instant::now());
         self.absent_looks = 0;
+        let is_revival = self.has_run;
         self.runs(layout);
         if is_revival {
             self.status.revivals += 1;
@@ -505,6 +510,7 @@ impl Driver {
             );
         }
         self.layout = Some(layout);
+        self.has_run = true;
         self.status.reloads += 1;
         self.status.last_reload = Some(jiff::Timestamp::now().to_string());
     }
