@@ -9,7 +9,9 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{AgentBuilder, Lab, tools};
+use serde_json::{Value, json};
+
+use crate::{Agent, AgentBuilder, Lab, tools};
 
 /// The files of one HAProxy in a directory of the lab. Whatever runs with them is killed when this is
 /// dropped.
@@ -95,4 +97,26 @@ impl Drop for Haproxy {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// An entry of a static file that is alive from its start.
+pub fn haproxy_target(name: &str, mode: &str, port: u16, service_port: u16) -> Value {
+    json!({
+        "Service": {
+            "Name": name, "ProxyMode": mode,
+            "Ports": [{ "Type": "tcp", "Port": port, "ServicePort": service_port }],
+        },
+        "Check": { "Type": "AlwaysSuccessful" },
+    })
+}
+
+/// What an agent says of the HAProxy it drives.
+///
+/// # Errors
+/// When it does not answer.
+pub fn haproxy_status(agent: &Agent) -> Result<Value, String> {
+    let answer = agent.api("/api/v2/local");
+    let answer = answer.map_err(|error| error.to_string())?;
+    let local: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
+    Ok(local["haproxy"].clone())
 }

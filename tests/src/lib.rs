@@ -11,6 +11,7 @@
 
 mod agent;
 mod binary;
+mod echo;
 mod engine;
 mod grpc;
 mod haproxy;
@@ -29,9 +30,10 @@ mod wait;
 
 pub use agent::{API_PORT, Agent, AgentBuilder, GOSSIP_PORT, Instance, PROXY_IP, Route, Status};
 pub use binary::sidecar;
+pub use echo::{echo, upgrade, websocket_echo};
 pub use engine::{Engine, IMAGE};
 pub use grpc::{GrpcHealth, Serving};
-pub use haproxy::Haproxy;
+pub use haproxy::{Haproxy, haproxy_status, haproxy_target};
 pub use host::Host;
 pub use http::{Request, Response, Stream};
 pub use json::Json;

@@ -6,16 +6,16 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     process::Command,
-    thread,
     time::Duration,
 };
 
 use blackbox::{
-    Agent, AgentBuilder, Haproxy, Lab, Machine, PROXY_IP, Responder, Route, eventually, require,
-    throughout,
+    Agent, AgentBuilder, Haproxy, Lab, Machine, PROXY_IP, Responder, Route, echo, eventually,
+    haproxy_status as status, haproxy_target as service, require, throughout, upgrade,
+    websocket_echo,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -23,24 +23,6 @@ use serde_json::{Value, json};
 /// An edit of the static file is seen within a second and applied within another.
 const SEEN: Duration = Duration::from_secs(10);
 const FILE: &str = "static-solo.json";
-
-fn service(name: &str, mode: &str, port: u16, service_port: u16) -> Value {
-    json!({
-        "Service": {
-            "Name": name, "ProxyMode": mode,
-            "Ports": [{ "Type": "tcp", "Port": port, "ServicePort": service_port }],
-        },
-        "Check": { "Type": "AlwaysSuccessful" },
-    })
-}
-
-fn status(agent: &Agent) -> Result<Value, String> {
-    let answer = agent
-        .api("/api/v2/local")
-        .map_err(|error| error.to_string())?;
-    let document: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
-    Ok(document["haproxy"].clone())
-}
 
 fn expect_state(agent: &Agent, state: &str) -> Result<Value, String> {
     let status = status(agent)?;
@@ -65,28 +47,6 @@ fn announce(lab: &Lab, services: &[Value]) {
     lab.write(FILE, &Value::from(services.to_vec()).to_string());
 }
 
-/// A peer that sends back what it gets, after `greeting`; per connection, for ever.
-fn echo(listener: TcpListener, greeting: &'static str) {
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let mut stream: TcpStream = stream;
-                let mut buffer = [0; 1024];
-                if !greeting.is_empty() {
-                    // The request of an upgrade, which fits one read here.
-                    let _ = stream.read(&mut buffer);
-                    let _ = stream.write_all(greeting.as_bytes());
-                }
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-}
-
 fn echoes(stream: &mut TcpStream, word: &str) {
     stream
         .write_all(word.as_bytes())
@@ -104,12 +64,8 @@ fn http_tcp_and_ws_services_are_served_by_a_file_that_haproxy_takes() {
     let haproxy = Haproxy::new(&lab, "haproxy");
     let host = lab.host(0);
     let _web = Responder::on_each(&lab, 8301);
-    echo(host.listen((host.ip, 8302).into()), "");
-    echo(
-        host.listen((host.ip, 8303).into()),
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-    );
+    echo(host, (host.ip, 8302).into());
+    websocket_echo(host, (host.ip, 8303).into());
     let services = [
         service("web", "http", 8301, 9701),
         service("echo", "tcp", 8302, 9702),
@@ -129,22 +85,7 @@ fn http_tcp_and_ws_services_are_served_by_a_file_that_haproxy_takes() {
     let mut stream = host
         .connect((PROXY_IP, 9703).into())
         .expect("the socket is there");
-    let request = "GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream
-        .write_all(request.as_bytes())
-        .expect("the request is taken");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("the head of an answer");
-        head.extend(byte);
-    }
-    assert!(
-        head.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
+    upgrade(&mut stream);
     echoes(&mut stream, "frames");
 
     let config = haproxy.config().display().to_string();
@@ -358,7 +299,7 @@ fn connections_outlive_a_reload_and_nothing_new_is_no_reload() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
     let haproxy = Haproxy::new(&lab, "haproxy");
     let (host, _web) = (lab.host(0), Responder::on_each(&lab, 8341));
-    echo(host.listen((host.ip, 8342).into()), "");
+    echo(host, (host.ip, 8342).into());
     let services = [
         service("web", "http", 8341, 9741),
         service("echo", "tcp", 8342, 9742),

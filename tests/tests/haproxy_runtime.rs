@@ -12,8 +12,8 @@ use std::{
 };
 
 use blackbox::{
-    Agent, AgentBuilder, Answer, Host, Lab, Machine, PROXY_IP, Responder, Route, eventually,
-    require, throughout,
+    Agent, AgentBuilder, Answer, Host, Lab, Machine, PROXY_IP, Responder, Route, echo, eventually,
+    haproxy_status as status, haproxy_target as service, throughout, upgrade, websocket_echo,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -24,16 +24,18 @@ const SEEN: Duration = Duration::from_secs(10);
 const REPAIRED: Duration = Duration::from_secs(2);
 const FILE: &str = "services.json";
 
-/// HAProxy's runtime directory; ends the HAProxy in it with the test.
+/// HAProxy in its runtime directory, which ends with the test.
 struct Haproxy {
     dir: PathBuf,
+    _processes: blackbox::Haproxy,
 }
 
 impl Haproxy {
     fn of(lab: &Lab) -> Self {
-        require("haproxy");
+        let processes = blackbox::Haproxy::new(lab, "run");
         Self {
-            dir: lab.dir().join("run"),
+            dir: processes.dir().to_owned(),
+            _processes: processes,
         }
     }
 
@@ -78,31 +80,6 @@ impl Haproxy {
     }
 }
 
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        // Nothing may be there any more, which is as good.
-        for pid in [self.worker(), self.master()].into_iter().flatten() {
-            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let dir = self.dir.as_os_str().as_encoded_bytes();
-            if cmdline.split(|byte| *byte == 0).any(|word| word == dir)
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
-    }
-}
-
-fn service(name: &str, mode: &str, port: u16, service_port: u16) -> Value {
-    json!({
-        "Service": {
-            "Name": name, "Image": name, "ProxyMode": mode,
-            "Ports": [{ "Type": "tcp", "Port": port, "ServicePort": service_port }],
-        },
-        "Check": { "Type": "AlwaysSuccessful" },
-    })
-}
-
 fn edit(lab: &Lab, services: &[Value]) {
     lab.write(FILE, &Value::from(services.to_vec()).to_string());
 }
@@ -143,14 +120,6 @@ fn is_closed(host: &Host, port: u16) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
         other => Err(format!("port {port} gives {other:?}")),
     }
-}
-
-fn status(agent: &Agent) -> Result<Value, String> {
-    let answer = agent
-        .api("/api/v2/local")
-        .map_err(|error| error.to_string())?;
-    let local: Value = serde_json::from_str(&answer.body).map_err(|error| error.to_string())?;
-    Ok(local["haproxy"].clone())
 }
 
 fn applied(agent: &Agent) -> Result<Value, String> {
@@ -197,16 +166,16 @@ impl Held {
 
 /// A service that returns every byte.
 fn echoes(host: &Host, port: u16) {
-    let listener = host.listen((Ipv4Addr::UNSPECIFIED, port).into());
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (&stream, &stream);
-                // It ends with its connection.
-                let _ = io::copy(&mut from, &mut to);
-            });
-        }
-    });
+    echo(host, (Ipv4Addr::UNSPECIFIED, port).into());
+}
+
+/// An agent whose HAProxy serves these, `web` on 10001 among them.
+fn serving(lab: &Lab, services: &[Value]) -> Agent {
+    edit(lab, services);
+    let agent = agent(lab).start();
+    eventually("it is served", SEEN, || serves(lab.host(0), 10001, "web"));
+    eventually("all of it", SEEN, || applied(&agent));
+    agent
 }
 
 #[test]
@@ -216,18 +185,11 @@ fn changes_are_served_without_a_reload_and_held_connections_go_on() {
     let host = lab.host(0);
     let (_web, _other) = (answers(host, 8001, "web"), answers(host, 8002, "other"));
     echoes(host, 8003);
-    edit(
-        &lab,
-        &[
-            service("web", "http", 8001, 10001),
-            service("echo", "tcp", 8003, 10003),
-        ],
-    );
-    let agent = agent(&lab).start();
-    eventually("the first services are served", SEEN, || {
-        serves(host, 10001, "web")?;
-        applied(&agent)
-    });
+    let services = [
+        service("web", "http", 8001, 10001),
+        service("echo", "tcp", 8003, 10003),
+    ];
+    let agent = serving(&lab, &services);
     let worker = haproxy.worker().expect("it answers");
     is_closed(host, 10002).expect("nothing is there yet");
     let mut held = Held::open(host, 10003);
@@ -288,10 +250,7 @@ fn an_agent_that_is_killed_is_not_missed_and_its_successor_takes_over() {
         service("web", "http", 8001, 10001),
         service("echo", "tcp", 8003, 10003),
     ];
-    edit(&lab, &services);
-    let mut agent = agent(&lab).start();
-    eventually("it is served", SEEN, || serves(host, 10001, "web"));
-    eventually("all of it", SEEN, || applied(&agent));
+    let mut agent = serving(&lab, &services);
     let worker = haproxy.worker().expect("it answers");
     let mut held = Held::open(host, 10003);
 
@@ -354,10 +313,7 @@ fn what_was_changed_by_hand_is_set_right_and_counted() {
     let haproxy = Haproxy::of(&lab);
     let host = lab.host(0);
     let _web = answers(host, 8001, "web");
-    edit(&lab, &[service("web", "http", 8001, 10001)]);
-    let agent = agent(&lab).start();
-    eventually("it is served", SEEN, || serves(host, 10001, "web"));
-    eventually("all of it", SEEN, || applied(&agent));
+    let agent = serving(&lab, &[service("web", "http", 8001, 10001)]);
     let mut repairs = 0;
     // POOL and SERVER stand for where the port leads to at that time.
     for by_hand in [
@@ -415,16 +371,11 @@ fn a_haproxy_that_ends_or_cannot_be_reached_comes_back_with_all_it_served() {
     let host = lab.host(0);
     let _web = answers(host, 8001, "web");
     echoes(host, 8003);
-    edit(
-        &lab,
-        &[
-            service("web", "http", 8001, 10001),
-            service("echo", "tcp", 8003, 10003),
-        ],
-    );
-    let mut agent = agent(&lab).start();
-    eventually("it is served", SEEN, || serves(host, 10001, "web"));
-    eventually("all of it", SEEN, || applied(&agent));
+    let services = [
+        service("web", "http", 8001, 10001),
+        service("echo", "tcp", 8003, 10003),
+    ];
+    let mut agent = serving(&lab, &services);
 
     for find in [Haproxy::worker, Haproxy::master] {
         let pid = find(&haproxy);
@@ -511,12 +462,7 @@ fn more_ports_and_pools_come_by_one_reload_that_breaks_nothing() {
         service("web", "http", 8001, 10001),
         service("echo", "tcp", 8003, 10003),
     ];
-    edit(&lab, &base);
-    let agent = agent(&lab).start();
-    eventually("it is served beside a foreign program", SEEN, || {
-        serves(host, 10001, "web")
-    });
-    eventually("all of it", SEEN, || applied(&agent));
+    let agent = serving(&lab, &base);
     let mut held = Held::open(host, 10003);
     let reloads = |count: u64| {
         eventually("the reloads are counted", SEEN, || {
@@ -613,21 +559,7 @@ fn websockets_are_carried_over_ipv6() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
     let _haproxy = Haproxy::of(&lab);
     let host = lab.host(0);
-    let listener = host.listen((Ipv6Addr::LOCALHOST, 8001).into());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = [0; 1024];
-            // It ends with its connection.
-            let _ = stream.read(&mut head).and_then(|_| {
-                // The key and the answer to it are RFC 6455's example; HAProxy compares them.
-                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-                              Upgrade: websocket\r\n\
-                              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-                stream.write_all(answer.as_bytes())?;
-                io::copy(&mut &stream, &mut &stream)
-            });
-        }
-    });
+    websocket_echo(host, (Ipv6Addr::LOCALHOST, 8001).into());
     let mut socket = service("socket", "ws", 8001, 10001);
     socket["Service"]["Ports"][0]["IP"] = json!("::1");
     edit(&lab, &[socket]);
@@ -635,17 +567,7 @@ fn websockets_are_carried_over_ipv6() {
     eventually("it is applied", SEEN, || applied(&agent));
     let stream = host.connect((Ipv6Addr::LOCALHOST, 10001).into());
     let mut stream = stream.expect("it is taken");
-    let request = "GET /chat HTTP/1.1\r\nHost: socket\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("it is sent");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("an answer");
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    upgrade(&mut stream);
     Held(stream).works().expect("frames go both ways");
 }
 
@@ -655,10 +577,7 @@ fn files_that_cannot_be_written_are_named_and_stop_nothing() {
     let haproxy = Haproxy::of(&lab);
     let host = lab.host(0);
     let _web = answers(host, 8001, "web");
-    edit(&lab, &[service("web", "http", 8001, 10001)]);
-    let agent = agent(&lab).start();
-    eventually("it is served", SEEN, || serves(host, 10001, "web"));
-    eventually("all of it", SEEN, || applied(&agent));
+    let agent = serving(&lab, &[service("web", "http", 8001, 10001)]);
 
     // Both places of the files: whichever is next.
     let blocked = ["boot-a", "boot-b"].map(|name| haproxy.dir.join(name));
