@@ -4,8 +4,6 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{Origin, ProxyKind, Reader, parse_proxy, values::parse_list};
 
-/// Most pools of one kind: each costs HAProxy memory from its start on.
-const POOLS_MAX: u16 = 8192;
 /// Variables that mean nothing to any other data plane: who sets one has a HAProxy to drive.
 const TELLING: [&str; 5] = [
     "HAPROXY_TEMPLATE_FILE",
@@ -65,6 +63,11 @@ pub struct HaproxyConfig {
     pub ports: Vec<RangeInclusive<u16>>,
     /// `SIDECAR_HAPROXY_POOLS`.
     pub pools: HaproxyPools,
+}
+
+impl HaproxyPools {
+    /// Most pools of one kind: each costs HAProxy memory from its start on.
+    pub const MAX: u16 = 8192;
 }
 
 impl HaproxyConfig {
@@ -181,7 +184,7 @@ fn parse_ranges(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
 fn parse_pools(text: &str) -> Option<HaproxyPools> {
     let numbers: Vec<u16> = parse_list(text)
         .iter()
-        .map(|item| item.parse().ok().filter(|it| *it <= POOLS_MAX))
+        .map(|item| item.parse().ok().filter(|it| *it <= HaproxyPools::MAX))
         .collect::<Option<_>>()?;
     let [http, tcp] = numbers.try_into().ok()?;
     (http > 0 || tcp > 0).then_some(HaproxyPools { http, tcp })

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     layout::{Layout, STATISTICS_PORT},
-    plan::{Held, Kind, ServerState},
+    plan::{Held, Kind, MAP, ServerState},
 };
 
 /// The link to the directory that counts.
@@ -157,11 +157,14 @@ fn frontend(text: &mut String, layout: &Layout) {
             IpAddr::V6(ip) => line(text, format_args!("    bind [{ip}]:{first}-{last}")),
         }
     }
-    text.push_str(
-        "    log global\n    option dontlognull\n    option clitcpka\n    timeout client 1m\n    \
-         tcp-request connection reject unless { dst_port,map(current/ports.map) -m found }\n    \
-         tcp-request content switch-mode http if { dst_port,map(current/ports.map) -m beg h }\n    \
-         use_backend %[dst_port,map(current/ports.map)]\n",
+    line(
+        text,
+        format_args!(
+            "    log global\n    option dontlognull\n    option clitcpka\n    timeout client 1m\n    \
+             tcp-request connection reject unless {{ dst_port,map({MAP}) -m found }}\n    \
+             tcp-request content switch-mode http if {{ dst_port,map({MAP}) -m beg h }}\n    \
+             use_backend %[dst_port,map({MAP})]"
+        ),
     );
 }
 

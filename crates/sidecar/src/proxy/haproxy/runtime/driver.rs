@@ -281,7 +281,8 @@ impl Driver {
                 info!(pid = identity.pid, "HAProxy runs with other settings");
                 let held = state::read(session).await?;
                 let old = layout.unwrap_or_else(|| Layout::assumed(&self.asked));
-                self.replace(&old, &held).await?;
+                let next = self.decide(Some(&old)).await?;
+                self.replace(&old, next, &held).await?;
                 Ok(None)
             }
         }
@@ -399,7 +400,7 @@ impl Driver {
             && let Some((_, held)) = self.held.take()
         {
             info!(ports = ?missing, pools = unplaced.len(), "HAProxy needs more ports or pools");
-            self.replace(&layout, &held).await?;
+            self.replace(&layout, next, &held).await?;
             return Ok(true);
         }
         if unplaced.is_empty() {
@@ -431,10 +432,9 @@ impl Driver {
         }
     }
 
-    /// A planned reload: a worker with another layout and all that is held takes over the ports.
-    async fn replace(&mut self, old: &Layout, held: &Held) -> Result<(), Trouble> {
+    /// A planned reload: a worker with this layout and all that is held takes over the ports.
+    async fn replace(&mut self, old: &Layout, layout: Layout, held: &Held) -> Result<(), Trouble> {
         self.reload_not_before = Some(Instant::now() + RELOAD_PAUSE);
-        let layout = self.decide(Some(old)).await?;
         let state = plan::ideal(held, &self.wanted, Pool::all(layout.http, layout.tcp));
         boot::write(&self.program.dir, &layout, &state)?;
         let reloaded = async {

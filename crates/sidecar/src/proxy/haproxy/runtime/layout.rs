@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use super::plan::Kind;
-use crate::config::HaproxyConfig;
+use crate::config::{HaproxyConfig, HaproxyPools};
 
 /// Where the statistics are, as in the original.
 pub(super) const STATISTICS_PORT: u16 = 3212;
@@ -25,8 +25,6 @@ const FORMAT: u32 = 1;
 const CONNECTIONS_MAX: u64 = 16_384;
 /// Descriptors for everything that is neither a listener nor a connection.
 const DESCRIPTORS_ASIDE: u64 = 256;
-/// Most pools of one kind, as in the settings.
-const POOLS_MAX: u16 = 8192;
 
 /// The settings a layout was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,8 +123,8 @@ impl Layout {
         let pools = |kind, asked: u16, had: Option<u16>| {
             let needed = needs.get(&kind).copied().unwrap_or_default();
             let mut count = asked.max(had.unwrap_or_default());
-            while usize::from(count) < needed && count < POOLS_MAX {
-                count = count.max(8).saturating_mul(2).min(POOLS_MAX);
+            while usize::from(count) < needed && count < HaproxyPools::MAX {
+                count = count.max(8).saturating_mul(2).min(HaproxyPools::MAX);
             }
             count
         };
@@ -264,7 +262,7 @@ pub(super) mod tests {
         let grown = decide(Some(&layout), &[], 40, 20_000);
         assert_eq!((grown.http, grown.tcp), (2, 64));
         assert_eq!(decide(Some(&grown), &[], 1, 20_000).tcp, 64);
-        assert_eq!(decide(None, &[], 60_000, 20_000).tcp, POOLS_MAX);
+        assert_eq!(decide(None, &[], 60_000, 20_000).tcp, HaproxyPools::MAX);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
 
 use catalog::ProxyMode;
 
+use super::super::template::sanitized;
 use crate::routes::{Endpoint, Routes};
 
 /// The map from ServicePort to pool, as HAProxy names it: a path from its working directory.
@@ -119,9 +120,9 @@ fn target(endpoint: &Endpoint) -> Target {
 
 /// The text with everything outside `a-z0-9-` turned into `-`, as the original does, and cut.
 fn reduced(text: &str) -> String {
-    let plain = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
-    let characters = text.chars().map(|c| if plain(c) { c } else { '-' });
-    characters.take(NAME_BYTES_MAX).collect()
+    let mut name = sanitized(text);
+    name.truncate(NAME_BYTES_MAX);
+    name
 }
 
 /// A server as HAProxy holds it.
