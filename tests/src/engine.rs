@@ -29,7 +29,12 @@ const STOP: Duration = Duration::from_secs(30);
 
 /// A private mount of the control groups where the machine has none; then the engine, again and
 /// again, but not while there is a file of the first name.
+///
+/// The ports that the engine publishes on its own choice are the system's for outgoing connections, too.
+/// While the engine runs it holds those it has given out; while it is away a connection may come from one
+/// of them, and then the engine that returns cannot publish it again. So they are kept apart.
 const SUPERVISE: &str = r#"
+echo 32768-33767 > /proc/sys/net/ipv4/ip_local_reserved_ports || exit 1
 mountpoint -q /sys/fs/cgroup || cgroupfs-mount
 down="$1"
 shift
