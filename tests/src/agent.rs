@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -206,11 +207,13 @@ impl<'lab> AgentBuilder<'lab> {
     pub fn launch(self) -> Agent {
         let env: Vec<_> = self.env.into_iter().collect();
         let dir = self.lab.dir().to_owned();
-        let process = spawn(&self.host, &dir, &self.title, &self.command, &env);
+        let program = binary::sidecar();
+        let process = spawn(&self.host, &dir, &self.title, &program, &self.command, &env);
         let (host, title, command) = (self.host, self.title, self.command);
         Agent {
             host,
             title,
+            program,
             command,
             env,
             dir,
@@ -225,12 +228,13 @@ fn static_file(host: &Host) -> String {
 
 fn spawn(
     host: &Host,
-    dir: &std::path::Path,
+    dir: &Path,
     title: &str,
+    program: &Path,
     words: &[String],
     env: &[(String, String)],
 ) -> Process {
-    let program = binary::sidecar().display().to_string();
+    let program = program.display().to_string();
     let command: Vec<&str> = std::iter::once(program.as_str())
         .chain(words.iter().map(String::as_str))
         .collect();
@@ -243,9 +247,10 @@ pub struct Agent {
     /// Where it runs.
     pub host: Arc<Host>,
     title: String,
+    program: PathBuf,
     command: Vec<String>,
     env: Vec<(String, String)>,
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     process: Process,
 }
 
@@ -274,8 +279,32 @@ impl Agent {
     /// As [`AgentBuilder::start`].
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.host, &self.dir, &self.title, &self.command, &self.env);
+        self.process = spawn(
+            &self.host,
+            &self.dir,
+            &self.title,
+            &self.program,
+            &self.command,
+            &self.env,
+        );
         self.wait_for_api();
+    }
+
+    /// From its next start on another program runs: a copy of the one that ran, which is another file.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn replace_program(&mut self) {
+        let copy = self.dir.join(format!("{}-replaced", self.title));
+        fs::copy(&self.program, &copy)
+            .unwrap_or_else(|error| panic!("{}: {error}", copy.display()));
+        self.program = copy;
+    }
+
+    /// From its next start on a variable is set.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.retain(|(it, _)| it != name);
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// `kill -9`.

@@ -1,7 +1,7 @@
 //! A host: one network namespace, seen from the test.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
@@ -107,6 +107,21 @@ impl Host {
     /// When there is no connection or no answer's head.
     pub fn stream(&self, to: SocketAddr, path: &str) -> io::Result<Stream> {
         Stream::open(self.connect(to)?, path)
+    }
+
+    /// The processes of this host whose command line has this word, by number.
+    pub fn processes(&self, word: &str) -> Vec<i32> {
+        let listed = tools::output(&["ip", "netns", "pids", &self.namespace]).stdout;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let numbers = listed.split_whitespace().filter_map(|it| it.parse().ok());
+        numbers
+            .filter(|number: &i32| {
+                let words = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+                words
+                    .split(|byte| *byte == 0)
+                    .any(|it| it == word.as_bytes())
+            })
+            .collect()
     }
 
     /// Runs a command on this host to its end.

@@ -1,10 +1,13 @@
 //! What a killed run leaves behind, and its removal.
 //!
 //! Everything the lab makes outside its own process carries a tag `bb<process>x<number>`. Processes
-//! die with the test by themselves; namespaces, control groups and directories do not, so the next
-//! lab removes those whose process is gone.
+//! die with the test by themselves, but not those that outlive the program that started them;
+//! namespaces, control groups and directories do not either, so the next lab removes those whose
+//! process is gone.
 
 use std::{fs, path::Path};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::tools;
 
@@ -28,6 +31,7 @@ pub(crate) fn remove() {
 /// Removes the namespaces, control groups and directories of one lab.
 pub(crate) fn remove_tagged(tag: &str) {
     for namespace in names("/run/netns").filter(|name| belongs(name, tag)) {
+        end_processes(&namespace);
         // Losing this race to another cleaner is as good as winning it.
         tools::output(&["ip", "netns", "delete", &namespace]);
     }
@@ -39,6 +43,17 @@ pub(crate) fn remove_tagged(tag: &str) {
     for dir in names(&std::env::temp_dir()).filter(|name| belongs(name, tag)) {
         // An engine's mounts may vanish a moment after its processes; the next run comes again.
         let _ = fs::remove_dir_all(std::env::temp_dir().join(dir));
+    }
+}
+
+/// Programs that outlive those that started them, as proxies outlive agents.
+fn end_processes(namespace: &str) {
+    let listed = tools::output(&["ip", "netns", "pids", namespace]).stdout;
+    for number in String::from_utf8_lossy(&listed).split_whitespace() {
+        if let Some(pid) = number.parse().ok().and_then(Pid::from_raw) {
+            // It may have ended meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 

@@ -6,14 +6,14 @@
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use blackbox::{
     API_PORT, Agent, AgentBuilder, Exit, Host, Lab, Machine, Responder, Route, eventually,
-    throughout,
+    throughout, under_load,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -137,49 +137,6 @@ fn complete() -> BTreeSet<(i64, String)> {
     let own = NAMES.iter().zip(1..);
     let own = own.map(|(name, number)| (i64::from(SHARED) + number, (*name).to_owned()));
     own.chain(shared).collect()
-}
-
-/// Acts while clients of `alpha` send requests to these ports without a pause; how many there were.
-///
-/// # Panics
-/// When one of them failed.
-fn under_load(alpha: &Host, ports: &[u16], act: impl FnOnce()) -> usize {
-    let (done, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        let clients: Vec<_> = ports
-            .iter()
-            .map(|&port| {
-                let (done, requests) = (&done, &requests);
-                scope.spawn(move || {
-                    let mut failures = Vec::new();
-                    while !done.load(Ordering::Relaxed) {
-                        requests.fetch_add(1, Ordering::Relaxed);
-                        match alpha.route(port) {
-                            Route::Answer(_) => {}
-                            other => failures.push((port, other)),
-                        }
-                    }
-                    failures
-                })
-            })
-            .collect();
-        // Also when it panics, lest the clients go on for ever.
-        let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
-        done.store(true, Ordering::Relaxed);
-        for client in clients {
-            let failures = client.join().expect("a client does not panic");
-            assert!(
-                failures.is_empty(),
-                "{} requests failed, the first: {:?}",
-                failures.len(),
-                failures[0]
-            );
-        }
-        if let Err(panic) = acted {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    requests.into_inner()
 }
 
 /// Acts while the table of a host is looked at without a pause; all tables but the empty one, which is

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Timestamp;
 
 /// Health of an instance. The numbers are the wire's and keep Go Sidecar's order.
@@ -100,7 +102,10 @@ impl Port {
 }
 
 /// How proxies treat the traffic of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum ProxyMode {
     /// HTTP/1.1; the default, also for an empty word.
     #[default]

@@ -18,6 +18,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+#[cfg(target_os = "linux")]
+use crate::proxy::worker;
 use crate::{
     cluster::{
         awake::Awake,
@@ -42,7 +44,7 @@ use crate::{
     },
     opening::{self, Progress},
     proxy::{
-        builtin::{self, PlaneStatus},
+        builtin::PlaneStatus,
         haproxy::{self, HaproxyStatus},
     },
     routes::Routes,
@@ -425,13 +427,16 @@ impl Agent {
         routes: watch::Receiver<Arc<Routes>>,
     ) -> watch::Receiver<Arc<PlaneStatus>> {
         let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
+        #[cfg(target_os = "linux")]
+        if self.config.proxy != ProxyKind::Builtin {
+            worker::retire(self.config.gossip_bind.port()).await;
+        }
         let shutdown = self.shutdown.clone();
         match self.config.proxy {
             ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
             ProxyKind::Builtin => {
                 let bind = bind_ip(&self.config).await;
-                self.tasks
-                    .spawn(builtin::run(bind, routes, status, shutdown));
+                self.start_builtin(bind, routes, status);
             }
             ProxyKind::Haproxy => {
                 let bind = bind_ip(&self.config).await;
@@ -450,6 +455,36 @@ impl Agent {
             }
         }
         receiver
+    }
+
+    /// The built-in data plane: in a process that outlives this one where the system allows that.
+    fn start_builtin(
+        &self,
+        bind: IpAddr,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        let shutdown = self.shutdown.clone();
+        #[cfg(target_os = "linux")]
+        {
+            let config = &self.config;
+            let settings = worker::Settings {
+                bind,
+                gossip_port: config.gossip_bind.port(),
+                log_level: config.log_level.to_string(),
+                log_format: config.log_format,
+            };
+            let inputs = worker::Inputs {
+                routes,
+                status,
+                leaving: self.leaving.clone(),
+                shutdown,
+            };
+            self.tasks.spawn(worker::drive(settings, inputs));
+        }
+        #[cfg(not(target_os = "linux"))]
+        self.tasks
+            .spawn(crate::proxy::builtin::run(bind, routes, status, shutdown));
     }
 
     fn start_http(&self, api: Api) {

@@ -1,6 +1,10 @@
 //! The command line: the original's flags, and subcommands.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -43,6 +47,26 @@ pub enum Command {
     /// Run the shipped protocol and catalog code on many hosts in virtual time, and tell how fast
     /// changes spread and what that costs.
     Simulate(simulate::options::Options),
+    /// The process that carries the bytes of the built-in proxy; agents start it.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    ProxyWorker {
+        /// Address of all listeners.
+        #[arg(long)]
+        bind: IpAddr,
+        /// Gossip port of the agent.
+        #[arg(long)]
+        gossip_port: u16,
+        /// debug, info, warn or error.
+        #[arg(long)]
+        logging_level: String,
+        /// Log JSON.
+        #[arg(long)]
+        json: bool,
+        /// Take the ports of the worker that standard input leads to.
+        #[arg(long)]
+        succeed: bool,
+    },
     /// A tiny web server whose health can be switched, for trying things out.
     #[command(hide = true)]
     SampleService {

@@ -13,7 +13,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt,
     registry::LookupSpan,
     util::SubscriberInitExt,
@@ -21,8 +21,17 @@ use tracing_subscriber::{
 
 use crate::config::LogFormat;
 
-/// Installs the process's log output. Only the first call counts.
+/// Installs the process's log output, standard error. Only the first call counts.
 pub fn start(level: Level, format: LogFormat) {
+    start_with(level, format, std::io::stderr);
+}
+
+/// Installs another log output, which is given one line at a time. Only the first call counts.
+pub fn start_with(
+    level: Level,
+    format: LogFormat,
+    output: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+) {
     // Libraries speak up only when something is wrong; their debug output is not the operator's.
     let filter = Targets::new()
         .with_default(LevelFilter::from_level(level.min(Level::WARN)))
@@ -32,7 +41,7 @@ pub fn start(level: Level, format: LogFormat) {
         .event_format(Lines {
             json: format == LogFormat::Json,
         })
-        .with_writer(std::io::stderr);
+        .with_writer(output);
     let started = tracing_subscriber::registry()
         .with(filter)
         .with(lines)

@@ -10,6 +10,8 @@ use sidecar::{
     signals::Signals,
     simulate, static_check,
 };
+#[cfg(target_os = "linux")]
+use sidecar::{config::LogFormat, proxy::worker};
 
 /// Exit code of every fatal error, as in the original.
 const FATAL: u8 = 1;
@@ -30,6 +32,26 @@ fn main() -> ExitCode {
         Some(Command::Static { action }) => check_static_file(&cli, action),
         Some(Command::Demo) => run(demo::run()),
         Some(Command::Simulate(options)) => simulate::run(options),
+        #[cfg(target_os = "linux")]
+        Some(Command::ProxyWorker {
+            bind,
+            gossip_port,
+            logging_level,
+            json,
+            succeed,
+        }) => {
+            let settings = worker::Settings {
+                bind: *bind,
+                gossip_port: *gossip_port,
+                log_level: logging_level.clone(),
+                log_format: if *json {
+                    LogFormat::Json
+                } else {
+                    LogFormat::Text
+                },
+            };
+            worker::run(&settings, *succeed)
+        }
         Some(Command::SampleService { listen, name }) => {
             run(sample_service::run(*listen, name.clone()))
         }

@@ -21,6 +21,7 @@ use std::{
 };
 
 use catalog::{Port, Protocol, ProxyMode, Service, Snapshot, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// Everything a data plane needs to know, for one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,7 +33,7 @@ pub struct Routes {
 }
 
 /// Traffic to one ServicePort.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The service that owns the port.
     pub service: String,
@@ -43,7 +44,7 @@ pub struct Route {
 }
 
 /// One place to send traffic to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Host of the instance.
     pub hostname: String,

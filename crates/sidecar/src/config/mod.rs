@@ -18,6 +18,7 @@ use std::{
 };
 
 use memberlist::CLUSTER_NAME_BYTES_MAX;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     discovery::{
@@ -76,7 +77,7 @@ pub enum ProxyKind {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// `time="…" level=info msg="…"`.
     Text,

@@ -2,3 +2,5 @@
 
 pub mod builtin;
 pub mod haproxy;
+#[cfg(target_os = "linux")]
+pub mod worker;

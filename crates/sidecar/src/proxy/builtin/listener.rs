@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::SocketAddr,
+    os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -43,6 +44,8 @@ pub(super) struct Port {
     pub(super) counts: Counts,
     owner: Mutex<Owner>,
     listen: Mutex<ListenState>,
+    /// What it accepts from, while it is open.
+    socket: Mutex<Option<Arc<TcpListener>>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +80,19 @@ impl Port {
             counts: Counts::default(),
             owner: Mutex::default(),
             listen: Mutex::default(),
+            socket: Mutex::default(),
         }
+    }
+
+    /// A copy of the open socket, which another process can accept from.
+    pub(super) fn duplicate(&self) -> Option<std::net::TcpListener> {
+        let socket = lock(&self.socket).clone()?;
+        let copy = socket.as_fd().try_clone_to_owned();
+        copy.inspect_err(|error| {
+            tracing::warn!(address = %self.address, %error, "cannot duplicate a listener");
+        })
+        .ok()
+        .map(Into::into)
     }
 
     /// Sends the next connections along `route`. Instances that share an address are one endpoint.
@@ -131,10 +146,17 @@ impl Port {
     }
 }
 
-/// Opens the port and accepts its connections until `stop`; the port is closed when this returns.
-pub(super) async fn serve(port: Arc<Port>, shared: Arc<Shared>, stop: CancellationToken) {
+/// Opens the port, unless it is `inherited` open, and accepts its connections until `stop`; the port
+/// is closed when this returns.
+pub(super) async fn serve(
+    port: Arc<Port>,
+    inherited: Option<std::net::TcpListener>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) {
     let work = async {
-        let listener = open_patiently(&port, &shared).await;
+        let listener = Arc::new(open_patiently(&port, inherited, &shared).await);
+        *lock(&port.socket) = Some(listener.clone());
         loop {
             accept(&listener, &port, &shared).await;
         }
@@ -144,13 +166,22 @@ pub(super) async fn serve(port: Arc<Port>, shared: Arc<Shared>, stop: Cancellati
         () = stop.cancelled() => {}
         () = work => {}
     }
+    *lock(&port.socket) = None;
 }
 
 /// Tries until the port is open. Each cause is logged when it first shows, and so is the success.
-async fn open_patiently(port: &Port, shared: &Shared) -> TcpListener {
+async fn open_patiently(
+    port: &Port,
+    mut inherited: Option<std::net::TcpListener>,
+    shared: &Shared,
+) -> TcpListener {
     let mut pause = RETRY_MIN;
     loop {
-        let (state, listener) = match open(port.address) {
+        let opened = match inherited.take() {
+            Some(listener) => adopt(listener),
+            None => open(port.address),
+        };
+        let (state, listener) = match opened {
             Ok(listener) => (ListenState::Listening, Some(listener)),
             Err(error) => (
                 ListenState::Failed(ListenError::new(port.address, &error)),
@@ -176,6 +207,11 @@ async fn open_patiently(port: &Port, shared: &Shared) -> TcpListener {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
+}
+
+fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

@@ -28,7 +28,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
     time::MissedTickBehavior,
 };
@@ -88,14 +88,47 @@ pub async fn run(
 pub async fn run_with(
     limits: Limits,
     bind: IpAddr,
+    routes: watch::Receiver<Arc<Routes>>,
+    status: watch::Sender<Arc<PlaneStatus>>,
+    shutdown: CancellationToken,
+) {
+    // Nobody asks for the listeners.
+    let (_nobody, requests) = mpsc::channel(1);
+    let succession = Succession {
+        inherited: Listeners::new(),
+        requests,
+    };
+    run_in_succession(limits, bind, routes, status, shutdown, succession).await;
+}
+
+/// Listening sockets by ServicePort.
+pub type Listeners = BTreeMap<u16, std::net::TcpListener>;
+
+/// How one plane follows another without a moment in which nobody listens.
+#[derive(Debug)]
+pub struct Succession {
+    /// Sockets that listen on the bind address already. Those without a route in the first routes are
+    /// closed then.
+    pub inherited: Listeners,
+    /// Who wants to be next. The first gets all sockets; this plane accepts no more, and ends with the
+    /// last of its connections, however long that takes.
+    pub requests: mpsc::Receiver<oneshot::Sender<Listeners>>,
+}
+
+/// [`run_with`], as one of several planes that serve the same ports one after the other.
+pub async fn run_in_succession(
+    limits: Limits,
+    bind: IpAddr,
     mut routes: watch::Receiver<Arc<Routes>>,
     status: watch::Sender<Arc<PlaneStatus>>,
     shutdown: CancellationToken,
+    mut succession: Succession,
 ) {
     let mut plane = Plane {
         bind,
         shared: Arc::new(Shared::new(limits)),
         ports: BTreeMap::new(),
+        inherited: succession.inherited,
     };
     let mut ticks = tokio::time::interval(limits.status_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,6 +141,9 @@ pub async fn run_with(
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return plane.stop(&status).await,
+                Some(successor) = succession.requests.recv() => {
+                    return plane.hand_over(successor, &status, &shutdown).await;
+                }
                 changed = routes.changed(), if source_lives => {
                     source_lives = changed.is_ok();
                     break;
@@ -167,6 +203,8 @@ struct Plane {
     bind: IpAddr,
     shared: Arc<Shared>,
     ports: BTreeMap<u16, Running>,
+    /// Open sockets that no route has asked for yet.
+    inherited: Listeners,
 }
 
 #[derive(Debug)]
@@ -178,6 +216,7 @@ struct Running {
 
 impl Plane {
     async fn reconcile(&mut self, routes: &Routes) {
+        let mut inherited = std::mem::take(&mut self.inherited);
         let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.ports)
             .into_iter()
             .partition(|(number, _)| routes.by_port.contains_key(number));
@@ -187,16 +226,23 @@ impl Plane {
             if let Some(running) = self.ports.get(number) {
                 running.port.follow(route);
             } else {
-                self.ports.insert(*number, self.start(*number, route));
+                let socket = inherited.remove(number);
+                self.ports
+                    .insert(*number, self.start(*number, route, socket));
             }
         }
     }
 
-    fn start(&self, number: u16, route: &Route) -> Running {
+    fn start(
+        &self,
+        number: u16,
+        route: &Route,
+        inherited: Option<std::net::TcpListener>,
+    ) -> Running {
         let port = Arc::new(Port::new(SocketAddr::new(self.bind, number)));
         port.follow(route);
         let stop = CancellationToken::new();
-        let task = listener::serve(port.clone(), self.shared.clone(), stop.clone());
+        let task = listener::serve(port.clone(), inherited, self.shared.clone(), stop.clone());
         Running {
             port,
             stop,
@@ -224,6 +270,29 @@ impl Plane {
             }
             differs
         });
+    }
+
+    async fn hand_over(
+        mut self,
+        successor: oneshot::Sender<Listeners>,
+        status: &watch::Sender<Arc<PlaneStatus>>,
+        shutdown: &CancellationToken,
+    ) {
+        let running = std::mem::take(&mut self.ports);
+        let copies = running
+            .iter()
+            .filter_map(|(&number, it)| Some((number, it.port.duplicate()?)))
+            .collect();
+        close(running.into_values().collect()).await;
+        // When nobody is there to take them any more, clients are refused until somebody listens.
+        let _ = successor.send(copies);
+        self.publish(status);
+        let shared = self.shared.clone();
+        shared.connections.close();
+        tokio::select! {
+            () = shared.connections.wait() => {}
+            () = shutdown.cancelled() => self.stop(status).await,
+        }
     }
 
     async fn stop(mut self, status: &watch::Sender<Arc<PlaneStatus>>) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use catalog::ProxyMode;
+use serde::{Deserialize, Serialize};
 
 /// State of the whole data plane. Counts grow from the start of the listener they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +23,7 @@ pub struct PlaneStatus {
 }
 
 /// State of one ServicePort.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortStatus {
     /// The service that owns it.
     pub service: String,
@@ -47,7 +48,7 @@ pub struct PortStatus {
 }
 
 /// State of one endpoint of a ServicePort.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     /// Where it answers.
     pub address: SocketAddr,
@@ -62,7 +63,7 @@ pub struct EndpointStatus {
 }
 
 /// Whether a ServicePort can be connected to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ListenState {
     /// Not tried yet.
     #[default]
@@ -74,7 +75,7 @@ pub enum ListenState {
 }
 
 /// Why a ServicePort cannot be listened on. Trying again helps once the cause is gone.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ListenError {
     /// The address and port are taken.
     #[error(
