@@ -3,7 +3,8 @@
 //! turns. Run with `cargo bench -p sidecar --bench proxy_copy`.
 //!
 //! What is measured: whole connections (connect, 64 bytes there and back, close) by 16 clients at
-//! once, round trips of 64 bytes on one open connection, and bulk download on one connection.
+//! once, round trips of 64 bytes on one open connection, and bulk download on one connection, in bytes
+//! per second and per second of the proxy's processor time.
 //! Clients, endpoint and proxy share the machine's processors, so the ratios understate a proxy
 //! that has some of its own.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -11,6 +12,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -36,16 +38,19 @@ const CLIENTS: usize = 16;
 const ROUND_TRIPS: usize = 20_000;
 const BULK_BYTES: u64 = 1 << 30;
 const SMALL: usize = 64;
+const PROXY_THREADS: &str = "proxy";
 
 fn main() {
     // Three runtimes, so that the proxy does not ride on the threads of its client.
-    let runtime = || {
+    let runtime = |name: &str| {
         tokio::runtime::Builder::new_multi_thread()
+            .thread_name(name)
             .enable_all()
             .build()
             .unwrap()
     };
-    let (clients, endpoints, proxy) = (runtime(), runtime(), runtime());
+    let (clients, endpoints) = (runtime("clients"), runtime("endpoints"));
+    let proxy = runtime(PROXY_THREADS);
     let endpoint = endpoints.block_on(serve());
     let mut ways = vec![("direct", endpoint)];
     let shutdown = CancellationToken::new();
@@ -65,6 +70,21 @@ fn main() {
     report("download MB/s", &ways, |address| {
         clients.block_on(download(address))
     });
+    if let Some(haproxy) = &haproxy {
+        let per_second = |time: &dyn Fn() -> Duration, address| {
+            let before = time();
+            clients.block_on(download(address));
+            BULK_BYTES as f64 / 1e6 / (time() - before).as_secs_f64()
+        };
+        let ways = [&ways[1..2], &ways[2..3]].concat();
+        report("MB/CPU second", &ways, |address| {
+            if address == haproxy.address {
+                per_second(&|| haproxy.processor_time(), address)
+            } else {
+                per_second(&own_threads_time, address)
+            }
+        });
+    }
     shutdown.cancel();
 }
 
@@ -85,11 +105,12 @@ fn report(what: &str, ways: &[(&str, SocketAddr)], measure: impl Fn(SocketAddr) 
         .collect();
     for ((name, _), median) in ways.iter().zip(&medians) {
         println!(
-            "{what:14} {name:8} {median:12.0}   {:5.2} of direct",
-            median / medians[0]
+            "{what:14} {name:8} {median:12.0}   {:5.2} of {}",
+            median / medians[0],
+            ways[0].0
         );
     }
-    if let [_, builtin, haproxy] = medians[..] {
+    if let [.., builtin, haproxy] = medians[..] {
         println!("{what:14} builtin is {:.2} of haproxy", builtin / haproxy);
     }
 }
@@ -223,6 +244,24 @@ fn start_builtin(runtime: &Runtime, to: SocketAddr, shutdown: &CancellationToken
     address
 }
 
+/// The processor time of this process's proxy threads so far.
+fn own_threads_time() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads
+        .map(|it| it.unwrap().path())
+        .filter(|it| std::fs::read_to_string(it.join("comm")).unwrap().trim() == PROXY_THREADS)
+        .map(|it| processor_time(&it.join("stat")))
+        .sum()
+}
+
+fn processor_time(stat: &Path) -> Duration {
+    let text = std::fs::read_to_string(stat).unwrap();
+    let rest = text.rsplit_once(") ").unwrap().1;
+    let words = rest.split_whitespace().skip(11).take(2);
+    let ticks: u64 = words.map(|it| it.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
 /// A HAProxy of this run; ends with it.
 struct Haproxy {
     address: SocketAddr,
@@ -262,6 +301,12 @@ impl Haproxy {
             }
         });
         Some(this)
+    }
+}
+
+impl Haproxy {
+    fn processor_time(&self) -> Duration {
+        processor_time(Path::new(&format!("/proc/{}/stat", self.child.id())))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A connection that waits costs no buffer: a chunk is read into a buffer of the thread and written
 //! on at once; only what the receiver does not take is kept, until it does. So a slow receiver
-//! slows its sender down, and 65,536 idle connections need no gigabytes.
+//! slows its sender down, and 65,536 idle connections need no gigabytes. While a sender is ahead, its
+//! bytes are not copied at all where the system can do without (`splice`).
 
 use std::{
     cell::RefCell,
@@ -13,6 +14,9 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::coop};
+
+#[cfg(target_os = "linux")]
+use super::splice::{self, Flow};
 
 /// Most bytes moved by one pair of calls: large enough that the calls cost little beside the copy,
 /// small enough for a processor's cache. One per thread.
@@ -46,6 +50,10 @@ async fn one_way(from: &TcpStream, to: &TcpStream, bytes: &AtomicU64) -> io::Res
             Step::Moved { count, rest } => {
                 write(to, &rest).await?;
                 bytes.fetch_add(count as u64, Relaxed);
+                #[cfg(target_os = "linux")]
+                if count == CHUNK_BYTES && splice::carry(from, to, bytes).await? == Flow::Ended {
+                    return end(to);
+                }
             }
         }
         // Two fast sockets are always ready: give the thread's other connections their turn.

@@ -16,6 +16,8 @@ mod balance;
 mod connection;
 mod copy;
 mod listener;
+#[cfg(target_os = "linux")]
+mod splice;
 mod status;
 #[cfg(test)]
 mod tests;
