@@ -4,7 +4,7 @@
 //! older ones, and what a change did not touch belongs to all of them. What only the writer needs
 //! (the record under a tombstone that is merely derived) is here too, private to the crate.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use rpds::RedBlackTreeMapSync;
 
@@ -80,6 +80,37 @@ pub struct Snapshot {
     pub hostname: Arc<str>,
 }
 
+/// One instance in two snapshots; one of both has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Difference<'a> {
+    /// In the older one.
+    pub before: Option<&'a Arc<Service>>,
+    /// In the newer one.
+    pub after: Option<&'a Arc<Service>>,
+}
+
+/// What stands under the same key in two sequences, side by side; both have to be ordered by `order`, which
+/// looks at the key alone.
+pub fn paired<T>(
+    left: impl Iterator<Item = T>,
+    right: impl Iterator<Item = T>,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> impl Iterator<Item = (Option<T>, Option<T>)> {
+    let (mut left, mut right) = (left.peekable(), right.peekable());
+    std::iter::from_fn(move || {
+        let order = match (left.peek(), right.peek()) {
+            (Some(left), Some(right)) => order(left, right),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        Some((
+            left.next_if(|_| order.is_le()),
+            right.next_if(|_| order.is_ge()),
+        ))
+    })
+}
+
 impl Snapshot {
     /// A snapshot without records.
     pub fn empty(hostname: &str, cluster_name: &str) -> Self {
@@ -110,6 +141,33 @@ impl Snapshot {
     /// One instance.
     pub fn service(&self, hostname: &str, id: &str) -> Option<&Arc<Service>> {
         self.hosts.get(hostname)?.service(id)
+    }
+
+    /// The instances that differ from an older snapshot, as they were and as they are, ordered by host and
+    /// ID. Costs a look at every host and at every instance of those that differ: what both share is known
+    /// by its place.
+    pub fn changes_since<'a>(&'a self, older: &'a Self) -> Vec<Difference<'a>> {
+        let mut differences = Vec::new();
+        let by_name = |a: &&Arc<HostRecords>, b: &&Arc<HostRecords>| a.name.cmp(&b.name);
+        let by_id = |a: &&Arc<Service>, b: &&Arc<Service>| a.id.cmp(&b.id);
+        for (before, after) in paired(older.hosts.values(), self.hosts.values(), by_name) {
+            if let (Some(before), Some(after)) = (before, after)
+                && Arc::ptr_eq(before, after)
+            {
+                continue;
+            }
+            let before = before.into_iter().flat_map(|host| host.services());
+            let after = after.into_iter().flat_map(|host| host.services());
+            for (before, after) in paired(before, after, by_id) {
+                if let (Some(before), Some(after)) = (before, after)
+                    && Arc::ptr_eq(before, after)
+                {
+                    continue;
+                }
+                differences.push(Difference { before, after });
+            }
+        }
+        differences
     }
 
     /// Instances by service name, each list by stamp ascending (ties by host and ID).

@@ -216,7 +216,7 @@ fn start_builtin(runtime: &Runtime, to: SocketAddr, shutdown: &CancellationToken
         mode: ProxyMode::Tcp,
         endpoints: vec![endpoint],
     };
-    let by_port = BTreeMap::from([(address.port(), route)]);
+    let by_port = BTreeMap::from([(address.port(), Arc::new(route))]);
     let (_, routes) = watch::channel(Arc::new(Routes {
         by_port,
         excluded: Vec::new(),

@@ -47,7 +47,7 @@ use crate::{
         builtin::PlaneStatus,
         haproxy::{self, HaproxyStatus},
     },
-    routes::Routes,
+    routes::{Router, Routes},
     signals::{Signals, Stop},
 };
 
@@ -401,9 +401,10 @@ impl Agent {
             let mut reporter = crate::routes::report::Reporter::default();
             // The first routes are news even if there are none: who has waited for them is told.
             let mut is_first = true;
+            let mut router = Router::default();
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
-                let newest = Arc::new(Routes::of(&snapshot));
+                let newest = Arc::new(router.follow(&snapshot).clone());
                 reporter.report(&newest);
                 routes.send_if_modified(|current| {
                     let differs = std::mem::take(&mut is_first) || **current != *newest;

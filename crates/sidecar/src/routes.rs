@@ -13,21 +13,20 @@
 //! instance may offer one ServicePort at several addresses.
 
 pub mod report;
+mod router;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+pub use router::Router;
 
-use catalog::{Port, Protocol, ProxyMode, Service, Snapshot, Timestamp};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+
+use catalog::{ProxyMode, Snapshot};
 use serde::{Deserialize, Serialize};
 
 /// Everything a data plane needs to know, for one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
-    /// Routes by ServicePort.
-    pub by_port: BTreeMap<u16, Route>,
+    /// Routes by ServicePort. Consecutive routes share those that did not change.
+    pub by_port: BTreeMap<u16, Arc<Route>>,
     /// Alive instances that are not routed although they offer a ServicePort, and why.
     pub excluded: Vec<Exclusion>,
 }
@@ -84,22 +83,6 @@ pub enum ExclusionReason {
     NoPort,
 }
 
-/// One alive instance that offers one ServicePort at one address.
-#[derive(Debug)]
-struct Claim<'a> {
-    service: &'a Service,
-    service_port: u16,
-    mode: ProxyMode,
-    address: SocketAddr,
-}
-
-/// What decides between instances: the oldest, then by host and ID.
-type Seniority<'a> = (Timestamp, &'a str, &'a str);
-
-fn seniority(service: &Service) -> Seniority<'_> {
-    (service.created, &service.hostname, &service.id)
-}
-
 impl fmt::Display for ExclusionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -122,142 +105,28 @@ impl fmt::Display for ExclusionReason {
     }
 }
 
+/// What changed on the way from one map by ServicePort to another: what there is now, or `None` for what is
+/// gone. What both maps share is not looked into.
+pub fn changed_ports<'a, T: Eq>(
+    old: &'a BTreeMap<u16, Arc<T>>,
+    new: &'a BTreeMap<u16, Arc<T>>,
+) -> Vec<(u16, Option<&'a Arc<T>>)> {
+    catalog::paired(old.iter(), new.iter(), |a, b| a.0.cmp(b.0))
+        .filter_map(|pair| match pair {
+            (Some((_, old)), Some((_, new))) if old == new => None,
+            (_, Some((port, new))) => Some((*port, Some(new))),
+            (Some((port, _)), None) => Some((*port, None)),
+            (None, None) => None,
+        })
+        .collect()
+}
+
 impl Routes {
     /// Decides the routes of a snapshot. Pure: the same snapshot gives the same routes everywhere.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut excluded = Vec::new();
-        let mut claims = routable_claims(snapshot, &mut excluded);
-
-        let modes = modes(&claims);
-        claims.retain(|claim| {
-            let mode = modes.get(claim.service.name.as_str()).copied();
-            if mode != Some(claim.mode) {
-                let reason = ExclusionReason::ModeDiffers(claim.mode);
-                excluded.push(exclusion(claim.service, claim.service_port, reason));
-            }
-            mode == Some(claim.mode)
-        });
-
-        let owners = owners(&claims);
-        let mut by_port: BTreeMap<u16, Route> = BTreeMap::new();
-        for claim in &claims {
-            let Some(owner) = owners.get(&claim.service_port) else {
-                continue;
-            };
-            if *owner != claim.service.name {
-                let reason = ExclusionReason::PortOwnedBy((*owner).to_owned());
-                excluded.push(exclusion(claim.service, claim.service_port, reason));
-                continue;
-            }
-            let route = by_port.entry(claim.service_port).or_insert_with(|| Route {
-                service: claim.service.name.clone(),
-                mode: claim.mode,
-                endpoints: Vec::new(),
-            });
-            route.endpoints.push(Endpoint {
-                hostname: claim.service.hostname.clone(),
-                id: claim.service.id.clone(),
-                address: claim.address,
-            });
-        }
-        for route in by_port.values_mut() {
-            route.endpoints.sort();
-            route.endpoints.dedup();
-        }
-        excluded.sort();
-        excluded.dedup();
-        Self { by_port, excluded }
-    }
-}
-
-/// All claims traffic could follow. An instance is reported as excluded from a ServicePort only
-/// when none of its ports can serve it.
-fn routable_claims<'a>(snapshot: &'a Snapshot, excluded: &mut Vec<Exclusion>) -> Vec<Claim<'a>> {
-    let mut claims = Vec::new();
-    for service in snapshot.services().filter(|service| service.is_alive()) {
-        let mut served = BTreeSet::new();
-        let mut refused = Vec::new();
-        for port in service.port_list() {
-            if port.service_port == 0 || port.protocol() != Some(Protocol::Tcp) {
-                continue;
-            }
-            match destination(service, port) {
-                Ok((mode, address)) => {
-                    let service_port = port.service_port;
-                    served.insert(service_port);
-                    claims.push(Claim {
-                        service,
-                        service_port,
-                        mode,
-                        address,
-                    });
-                }
-                Err(reason) => refused.push((port.service_port, reason)),
-            }
-        }
-        refused.retain(|(service_port, _)| !served.contains(service_port));
-        let refused = refused.into_iter();
-        excluded.extend(refused.map(|(port, reason)| exclusion(service, port, reason)));
-    }
-    claims
-}
-
-fn destination(service: &Service, port: &Port) -> Result<(ProxyMode, SocketAddr), ExclusionReason> {
-    let Some(mode) = service.mode() else {
-        return Err(ExclusionReason::UnknownMode(service.proxy_mode.clone()));
-    };
-    let no_address = || ExclusionReason::NoAddress(port.ip.clone());
-    let ip = Service::address_of(port)
-        .filter(names_one_host)
-        .ok_or_else(no_address)?;
-    if port.port == 0 {
-        return Err(ExclusionReason::NoPort);
-    }
-    Ok((mode, SocketAddr::new(ip, port.port)))
-}
-
-/// `0.0.0.0` and `::` in somebody's record would mean *this* host to a connecting socket; nobody
-/// accepts TCP connections on a group address.
-fn names_one_host(ip: &IpAddr) -> bool {
-    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    !(ip.is_unspecified() || ip.is_multicast() || broadcast)
-}
-
-/// The mode of each service: that of its oldest instance.
-fn modes<'a>(claims: &[Claim<'a>]) -> BTreeMap<&'a str, ProxyMode> {
-    let mut references: BTreeMap<&str, (Seniority<'_>, ProxyMode)> = BTreeMap::new();
-    for claim in claims {
-        let candidate = (seniority(claim.service), claim.mode);
-        let reference = references.entry(&claim.service.name).or_insert(candidate);
-        *reference = candidate.min(*reference);
-    }
-    references
-        .into_iter()
-        .map(|(name, (_, mode))| (name, mode))
-        .collect()
-}
-
-/// The service that owns each ServicePort: that of the oldest instance claiming it, then by name.
-fn owners<'a>(claims: &[Claim<'a>]) -> BTreeMap<u16, &'a str> {
-    let mut owners: BTreeMap<u16, (Timestamp, &str)> = BTreeMap::new();
-    for claim in claims {
-        let candidate = (claim.service.created, claim.service.name.as_str());
-        let owner = owners.entry(claim.service_port).or_insert(candidate);
-        *owner = candidate.min(*owner);
-    }
-    owners
-        .into_iter()
-        .map(|(port, (_, name))| (port, name))
-        .collect()
-}
-
-fn exclusion(service: &Service, service_port: u16, reason: ExclusionReason) -> Exclusion {
-    Exclusion {
-        service_port,
-        service: service.name.clone(),
-        hostname: service.hostname.clone(),
-        id: service.id.clone(),
-        reason,
+        let mut router = Router::default();
+        router.follow(snapshot);
+        router.routes
     }
 }
 

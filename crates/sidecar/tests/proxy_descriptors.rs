@@ -99,7 +99,7 @@ fn routes_to(
         mode: ProxyMode::Tcp,
         endpoints: vec![endpoint],
     };
-    let by_port = BTreeMap::from([(port, route)]);
+    let by_port = BTreeMap::from([(port, Arc::new(route))]);
     let (sender, receiver) = watch::channel(Arc::new(Routes {
         by_port,
         excluded: Vec::new(),

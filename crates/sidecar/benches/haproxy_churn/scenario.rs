@@ -168,7 +168,7 @@ fn config(dir: &Path) -> HaproxyConfig {
 
 /// The services of the cluster, by port.
 struct Services {
-    by_port: BTreeMap<u16, Route>,
+    by_port: BTreeMap<u16, Arc<Route>>,
     /// Ports of those that may go, the oldest first.
     passing: std::collections::VecDeque<u16>,
     next_port: u16,
@@ -199,7 +199,7 @@ impl Services {
             },
             endpoints: vec![endpoint],
         };
-        self.by_port.insert(port, route);
+        self.by_port.insert(port, Arc::new(route));
     }
 
     /// The next routes, and what `show servers state` and `show map` say when they are in force.
@@ -221,6 +221,7 @@ impl Services {
         } else {
             let index = number * 7919 % self.by_port.len();
             let (port, route) = self.by_port.iter_mut().nth(index).unwrap();
+            let route = Arc::make_mut(route);
             route.endpoints.truncate(1);
             route.endpoints.push(endpoint("passing", address));
             *port
@@ -233,7 +234,7 @@ impl Services {
     fn take_endpoints_of_held(&mut self) {
         for port in PORT_FIRST..PORT_FIRST + HELD_SERVICES / 2 {
             if let Some(route) = self.by_port.get_mut(&port) {
-                route.endpoints = vec![endpoint("heir", nowhere(0))];
+                Arc::make_mut(route).endpoints = vec![endpoint("heir", nowhere(0))];
             }
         }
     }

@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use catalog::{Author, Now, State, Status};
+use catalog::{Author, Now, Port, Protocol, Service, State, Status, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -270,6 +270,27 @@ proptest! {
             .prop_flat_map(|it| (Just(it.clone()), Just(it).prop_shuffle()))
     ) {
         prop_assert_eq!(routes(&services), routes(&shuffled));
+    }
+
+    #[test]
+    fn what_was_followed_before_does_not_matter(
+        services in prop::collection::vec(any_service(), 0..30),
+        steps in prop::collection::vec(0..6_usize, 0..8),
+    ) {
+        let mut state = State::new("here", "test");
+        let now = Now { wall: seconds(1_000), monotonic: Instant::now() };
+        let mut router = Router::default();
+        let mut services = services.into_iter().enumerate();
+        for step in steps {
+            for (number, mut service) in services.by_ref().take(step) {
+                // Each is newer than what it replaces.
+                service.updated = seconds(900 + number as i128);
+                state.apply(service, Author::Own, now).unwrap();
+            }
+            prop_assert_eq!(router.follow(state.snapshot()), &Routes::of(state.snapshot()));
+        }
+        let empty = Snapshot::empty("here", "test");
+        prop_assert_eq!(router.follow(&empty), &Routes::default());
     }
 
     #[test]

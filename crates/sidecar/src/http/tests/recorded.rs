@@ -266,7 +266,7 @@ async fn routes_say_what_is_left_out_and_why() {
     let routes = Routes {
         by_port: [(
             8080,
-            Route {
+            Arc::new(Route {
                 service: "web".into(),
                 mode: ProxyMode::Http,
                 endpoints: vec![Endpoint {
@@ -274,7 +274,7 @@ async fn routes_say_what_is_left_out_and_why() {
                     id: "a".into(),
                     address: ([10, 0, 0, 1], 32768).into(),
                 }],
-            },
+            }),
         )]
         .into(),
         excluded: vec![

@@ -121,6 +121,16 @@ impl Port {
         lock(&self.owner).service.clone()
     }
 
+    /// Whether its status may be another than `known`, which it told last, though it follows the same route.
+    pub(super) fn has_news(&self, known: &PortStatus) -> bool {
+        let counts = &self.counts;
+        let is_avoided = |endpoint: &EndpointStatus| endpoint.avoided;
+        known.connections_open > 0
+            || known.endpoints.iter().any(is_avoided)
+            || counts.total.load(Acquire) != known.connections_total
+            || *lock(&self.listen) != known.listen
+    }
+
     pub(super) fn status(&self, now: Instant) -> PortStatus {
         let endpoints = self.pool.view(now).into_iter().map(|view| EndpointStatus {
             address: view.endpoint.address,

@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus};
 use self::{listener::Port, status::is_listener};
-use crate::routes::{Route, Routes};
+use crate::routes::{Route, Routes, changed_ports};
 
 /// Bounds of the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,7 @@ pub async fn run_in_succession(
     let mut plane = Plane {
         bind,
         shared: Arc::new(Shared::new(limits)),
+        routes: Arc::default(),
         ports: BTreeMap::new(),
         inherited: succession.inherited,
     };
@@ -137,9 +138,9 @@ pub async fn run_in_succession(
     let mut source_lives = true;
     loop {
         let wanted = routes.borrow_and_update().clone();
-        plane.reconcile(&wanted).await;
+        let rerouted = plane.reconcile(&wanted).await;
+        plane.publish_some(&status, &rerouted);
         loop {
-            plane.publish(&status);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return plane.stop(&status).await,
@@ -150,8 +151,8 @@ pub async fn run_in_succession(
                     source_lives = changed.is_ok();
                     break;
                 }
-                () = plane.shared.news.notified() => {}
-                _ = ticks.tick() => {}
+                () = plane.shared.news.notified() => plane.publish(&status),
+                _ = ticks.tick() => plane.publish(&status),
             }
         }
     }
@@ -204,6 +205,8 @@ impl Shared {
 struct Plane {
     bind: IpAddr,
     shared: Arc<Shared>,
+    /// What it follows.
+    routes: Arc<Routes>,
     ports: BTreeMap<u16, Running>,
     /// Open sockets that no route has asked for yet.
     inherited: Listeners,
@@ -217,14 +220,16 @@ struct Running {
 }
 
 impl Plane {
-    async fn reconcile(&mut self, routes: &Routes) {
+    /// Follows new routes; the ports they change.
+    async fn reconcile(&mut self, routes: &Arc<Routes>) -> Vec<u16> {
         let mut inherited = std::mem::take(&mut self.inherited);
-        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.ports)
-            .into_iter()
-            .partition(|(number, _)| routes.by_port.contains_key(number));
-        self.ports = kept;
-        close(gone.into_values().collect()).await;
-        for (number, route) in &routes.by_port {
+        let before = std::mem::replace(&mut self.routes, routes.clone());
+        let changes = changed_ports(&before.by_port, &routes.by_port);
+        let gone = changes.iter().filter(|(_, route)| route.is_none());
+        let gone = gone.filter_map(|(number, _)| self.ports.remove(number));
+        close(gone.collect()).await;
+        for (number, route) in &changes {
+            let Some(route) = route else { continue };
             if let Some(running) = self.ports.get(number) {
                 running.port.follow(route);
             } else {
@@ -233,6 +238,7 @@ impl Plane {
                     .insert(*number, self.start(*number, route, socket));
             }
         }
+        changes.into_iter().map(|(number, _)| number).collect()
     }
 
     fn start(
@@ -252,15 +258,38 @@ impl Plane {
         }
     }
 
+    /// Tells how all ports are.
     fn publish(&self, status: &watch::Sender<Arc<PlaneStatus>>) {
+        let known = status.borrow().clone();
+        let is_as_known = |number: &u16, running: &Running| {
+            let known = known.ports.get(number);
+            known.is_some_and(|known| !running.port.has_news(known))
+        };
+        let present = self.ports.iter();
+        let news = present.filter(|(number, running)| !is_as_known(number, running));
+        let gone = known.ports.keys();
+        let gone = gone.filter(|number| !self.ports.contains_key(number));
+        let numbers: Vec<u16> = news
+            .map(|(number, _)| number)
+            .chain(gone)
+            .copied()
+            .collect();
+        self.publish_some(status, &numbers);
+    }
+
+    /// Tells how these ports are, and all there is to tell of the plane.
+    fn publish_some(&self, status: &watch::Sender<Arc<PlaneStatus>>, numbers: &[u16]) {
         let now = Instant::now();
         let limits = &self.shared.limits;
+        let mut ports = status.borrow().ports.clone();
+        for number in numbers {
+            match self.ports.get(number) {
+                Some(running) => drop(ports.insert(*number, Arc::new(running.port.status(now)))),
+                None => drop(ports.remove(number)),
+            }
+        }
         let new = PlaneStatus {
-            ports: self
-                .ports
-                .iter()
-                .map(|(&number, it)| (number, it.port.status(now)))
-                .collect(),
+            ports,
             connections_open: limits.connections_max - self.shared.permits.available_permits(),
             connections_max: limits.connections_max,
             accept_failures: self.shared.accept_failures.load(Relaxed),

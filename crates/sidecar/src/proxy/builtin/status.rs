@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use catalog::ProxyMode;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PlaneStatus {
     /// By ServicePort.
-    pub ports: BTreeMap<u16, PortStatus>,
+    pub ports: BTreeMap<u16, Arc<PortStatus>>,
     /// Connections open now, those of removed routes included.
     pub connections_open: usize,
     /// Most connections open at a time; more wait to be accepted.

@@ -65,7 +65,9 @@ impl Rig {
 
     fn route(&self, port: u16, endpoints: &[SocketAddr]) {
         let mut routes = Routes::clone(&self.routes.borrow());
-        routes.by_port.insert(port, route("web", endpoints));
+        routes
+            .by_port
+            .insert(port, Arc::new(route("web", endpoints)));
         self.routes.send_replace(Arc::new(routes));
     }
 
@@ -438,7 +440,7 @@ async fn missing_address_is_reported_as_such() {
         status_out,
         shutdown.clone(),
     ));
-    let by_port = BTreeMap::from([(8080, route("web", &[address]))]);
+    let by_port = BTreeMap::from([(8080, Arc::new(route("web", &[address])))]);
     routes.send_replace(Arc::new(Routes {
         by_port,
         excluded: Vec::new(),

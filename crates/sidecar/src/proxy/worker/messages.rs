@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::Settings;
 use crate::{
     proxy::builtin::{PlaneStatus, PortStatus},
-    routes::{Route, Routes},
+    routes::{Route, Routes, changed_ports},
 };
 
 /// Longest frame: all 65,535 ports with a dozen endpoints each.
@@ -54,7 +55,7 @@ pub(super) struct Hello {
 /// What a worker leaves to its successor.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Estate {
-    pub(super) routes: BTreeMap<u16, Route>,
+    pub(super) routes: BTreeMap<u16, Arc<Route>>,
     /// ServicePorts of the sockets that follow, in their order.
     pub(super) ports: Vec<u16>,
 }
@@ -64,14 +65,14 @@ pub(super) struct Estate {
 pub(super) struct RoutesChange {
     /// Whether what is not mentioned goes, too.
     pub(super) all: bool,
-    pub(super) set: BTreeMap<u16, Route>,
+    pub(super) set: BTreeMap<u16, Arc<Route>>,
     pub(super) remove: BTreeSet<u16>,
 }
 
 /// From one status to the next.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StatusChange {
-    pub(super) set: BTreeMap<u16, PortStatus>,
+    pub(super) set: BTreeMap<u16, Arc<PortStatus>>,
     pub(super) remove: BTreeSet<u16>,
     pub(super) connections_open: usize,
     pub(super) connections_max: usize,
@@ -119,22 +120,26 @@ impl StatusChange {
     }
 }
 
-fn difference<T: Clone + PartialEq>(
-    old: &BTreeMap<u16, T>,
-    new: &BTreeMap<u16, T>,
-) -> (BTreeMap<u16, T>, BTreeSet<u16>) {
-    let is_news = |(port, it): &(&u16, &T)| old.get(port) != Some(it);
-    let set = new.iter().filter(is_news);
-    let remove = old.keys().filter(|port| !new.contains_key(port));
-    (
-        set.map(|(&port, it)| (port, it.clone())).collect(),
-        remove.copied().collect(),
-    )
+type Change<T> = (BTreeMap<u16, Arc<T>>, BTreeSet<u16>);
+
+fn difference<T: Eq>(old: &BTreeMap<u16, Arc<T>>, new: &BTreeMap<u16, Arc<T>>) -> Change<T> {
+    let (mut set, mut remove) = (BTreeMap::new(), BTreeSet::new());
+    for (port, now) in changed_ports(old, new) {
+        match now {
+            Some(now) => drop(set.insert(port, now.clone())),
+            None => drop(remove.insert(port)),
+        }
+    }
+    (set, remove)
 }
 
 fn replace<T>(map: &mut BTreeMap<u16, T>, set: BTreeMap<u16, T>, remove: &BTreeSet<u16>) {
-    map.retain(|port, _| !remove.contains(port));
-    map.extend(set);
+    for port in remove {
+        map.remove(port);
+    }
+    for (port, it) in set {
+        map.insert(port, it);
+    }
 }
 
 /// A frame as it is sent.
@@ -222,6 +227,7 @@ mod tests {
             mode: catalog::ProxyMode::Ws,
             endpoints,
         });
+        let route = route.prop_map(Arc::new);
         let by_port = proptest::collection::btree_map(1..6_u16, route, 0..5);
         by_port.prop_map(|by_port| Routes {
             by_port,
