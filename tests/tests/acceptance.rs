@@ -18,15 +18,21 @@ fn rows() -> Vec<(u32, &'static str)> {
 fn every_statement_has_a_test_that_exists() {
     let rows = rows();
     let numbers: Vec<u32> = rows.iter().map(|row| row.0).collect();
-    let wanted = (21..=37).chain(42..=52).chain(78..=82);
+    let wanted = (21..=37).chain(42..=70).chain(78..=82);
     assert_eq!(numbers, wanted.collect::<Vec<_>>());
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (number, evidence) in rows {
         let named: Vec<&str> = evidence.split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "row {number} names no test");
         for name in named {
             let (file, test) = name.split_once("::").expect("file::test");
-            let source = fs::read_to_string(tests.join(file)).unwrap_or_default();
+            // Where a path is given, it is one of the project.
+            let file = match file.contains('/') {
+                true => project.join(file),
+                false => tests.join(file),
+            };
+            let source = fs::read_to_string(file).unwrap_or_default();
             assert!(
                 source.contains(&format!("#[test]\nfn {test}() {{")),
                 "row {number}: there is no {name}"

@@ -9,12 +9,12 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use blackbox::{
     Agent, AgentBuilder, Haproxy, Lab, Machine, PROXY_IP, Responder, Route, echo, eventually,
-    haproxy_status as status, haproxy_target as service, require, throughout, upgrade,
+    haproxy_status as status, haproxy_target as service, require, throughout, under_load, upgrade,
     websocket_echo,
 };
 use rustix::process::Signal;
@@ -441,4 +441,80 @@ fn a_full_or_read_only_disk_keeps_the_last_file_and_heals() {
     eventually("it heals again", SEEN, || {
         host.expect_route(9753, &answer("solo"))
     });
+}
+
+#[test]
+fn a_hundred_changes_in_a_second_are_a_few_reloads_and_the_last_one_counts() {
+    let lab = Lab::new(Machine::Alone, &["solo"]);
+    let haproxy = Haproxy::new(&lab, "haproxy");
+    let (host, _web) = (lab.host(0).clone(), Responder::on_each(&lab, 8341));
+    let steady = service("web", "http", 8341, 9741);
+    let mut agent = haproxy
+        .driven_by(AgentBuilder::new(&lab, 0).services(std::slice::from_ref(&steady)))
+        .start();
+    eventually("HAProxy serves", SEEN, || {
+        host.expect_route(9741, &answer("solo"))
+    });
+    let before = reloads(&agent).expect("the API answers");
+    let seen = agent.mentions("static file read");
+    let (begin, pace) = (Instant::now(), Duration::from_millis(10));
+    for number in 1..=100_u16 {
+        let port = 9800 + number;
+        announce(&lab, &[steady.clone(), service("it", "http", 8341, port)]);
+        // The file is read at once, so each is a change of its own.
+        agent.signal(Signal::HUP);
+        let due = begin + pace * u32::from(number);
+        eventually("it is time for the next", SEEN, || {
+            (Instant::now() >= due)
+                .then_some(())
+                .ok_or_else(|| "it is early".to_owned())
+        });
+    }
+    let took = begin.elapsed();
+    eventually("the last change is served", SEEN, || {
+        host.expect_route(9900, &answer("solo"))
+    });
+    let read = agent.mentions("static file read") - seen;
+    let made = reloads(&agent).expect("the API answers") - before;
+    println!("{read} readings of 100 changes in {took:?} made {made} reloads");
+    assert!(read > 20, "only {read} changes were seen");
+    let most = begin.elapsed().as_secs() + 2;
+    assert!(made <= most, "{made} reloads of at most {most}");
+    host.expect_route(9899, &Route::Closed)
+        .expect("none but the last is there");
+}
+
+#[test]
+fn no_request_fails_while_haproxy_is_reloaded_twenty_five_times_under_load() {
+    let lab = Lab::new(Machine::Alone, &["solo"]);
+    let haproxy = Haproxy::new(&lab, "haproxy");
+    let (host, _web) = (lab.host(0).clone(), Responder::on_each(&lab, 8341));
+    let steady = service("web", "http", 8341, 9741);
+    let mut agent = haproxy
+        .driven_by(AgentBuilder::new(&lab, 0).services(std::slice::from_ref(&steady)))
+        .env("SIDECAR_HAPROXY_HOLD_DOWN", "0s")
+        .start();
+    eventually("HAProxy serves", SEEN, || {
+        host.expect_route(9741, &answer("solo"))
+    });
+    let before = reloads(&agent).expect("the API answers");
+    let requests = under_load(&host, &[9741, 9741], || {
+        for number in 1..=25_u16 {
+            let more = service("more", "http", 8341, 9800 + number);
+            announce(&lab, &[steady.clone(), more]);
+            agent.signal(Signal::HUP);
+            eventually("it is reloaded", SEEN, || {
+                let made = reloads(&agent)? - before;
+                (made >= u64::from(number))
+                    .then_some(())
+                    .ok_or_else(|| format!("{made} reloads"))
+            });
+        }
+    });
+    let made = reloads(&agent).expect("the API answers") - before;
+    println!("{requests} requests through {made} reloads: 0 failed");
+    assert!(
+        requests > 1000 && made >= 25,
+        "{requests} requests, {made} reloads"
+    );
 }

@@ -436,11 +436,11 @@ impl Agent {
         match self.config.proxy {
             ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
             ProxyKind::Builtin => {
-                let bind = bind_ip(&self.config).await;
+                let bind = bind_ip(self.config.bind_ip).await;
                 self.start_builtin(bind, routes, status);
             }
             ProxyKind::Haproxy => {
-                let bind = bind_ip(&self.config).await;
+                let bind = bind_ip(self.config.bind_ip).await;
                 let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
                 self.view.show_haproxy(seen);
                 let config = self.config.haproxy.clone();
@@ -558,8 +558,8 @@ impl Agent {
 }
 
 /// The address services are reached at, put on this host where that is possible.
-async fn bind_ip(config: &Config) -> IpAddr {
-    match bind_address::ensure(config.bind_ip).await {
+pub(crate) async fn bind_ip(wanted: IpAddr) -> IpAddr {
+    match bind_address::ensure(wanted).await {
         BindAddress::Present(ip) => {
             info!(address = %ip, "services are reached at this address");
             ip
@@ -648,7 +648,7 @@ async fn bind_http(
 
 /// Every proxied connection takes two descriptors; the usual soft limit of 1,024 is for programs
 /// that use `select`.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -42,6 +42,18 @@ pub enum Command {
         #[command(subcommand)]
         action: StaticAction,
     },
+    /// Drive a HAProxy for an agent elsewhere: push its changes to `POST /update`, or follow it.
+    HaproxyApi {
+        /// TOML file; haproxy-api.toml if it is there.
+        #[arg(short = 'f', long, value_name = "FILE")]
+        config_file: Option<PathBuf>,
+        /// Agent whose API is followed.
+        #[arg(short = 'F', long, value_name = "HOST[:PORT]")]
+        follow: Option<String>,
+        /// Service that HAProxy serves, of all; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        subscribe: Vec<String>,
+    },
     /// Run three agents and a few sample services on this machine and show what happens.
     Demo,
     /// Run the shipped protocol and catalog code on many hosts in virtual time, and tell how fast
@@ -152,11 +164,15 @@ impl AgentFlags {
     /// # Errors
     /// All problems at once.
     pub fn resolve(&self) -> Result<Config, Vec<ConfigError>> {
-        let environment: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Config::resolve(&self.given(), &environment, &hostname())
+        Config::resolve(&self.given(), &environment(), &hostname())
     }
+}
+
+/// The process's variables that are text.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn parse_key_bytes(text: &str) -> Result<usize, String> {

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cli;
 pub mod cluster;
+pub mod companion;
 pub mod config;
 pub mod demo;
 pub mod discovery;

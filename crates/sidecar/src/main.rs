@@ -3,15 +3,17 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+#[cfg(target_os = "linux")]
+use sidecar::proxy::worker;
 use sidecar::{
     agent,
-    cli::{Cli, Command, StaticAction},
+    cli::{Cli, Command, StaticAction, environment},
+    companion::{self, settings::Given},
+    config::LogFormat,
     demo, keygen, logging, sample_service,
     signals::Signals,
     simulate, static_check,
 };
-#[cfg(target_os = "linux")]
-use sidecar::{config::LogFormat, proxy::worker};
 
 /// Exit code of every fatal error, as in the original.
 const FATAL: u8 = 1;
@@ -30,6 +32,15 @@ fn main() -> ExitCode {
         Some(Command::Config) => print_config(&cli),
         Some(Command::Keygen { bytes }) => print_key(*bytes),
         Some(Command::Static { action }) => check_static_file(&cli, action),
+        Some(Command::HaproxyApi {
+            config_file,
+            follow,
+            subscribe,
+        }) => run_companion(Given {
+            file: config_file.clone(),
+            follow: follow.clone(),
+            subscribe: subscribe.clone(),
+        }),
         Some(Command::Demo) => run(demo::run()),
         Some(Command::Simulate(options)) => simulate::run(options),
         #[cfg(target_os = "linux")]
@@ -74,6 +85,18 @@ fn run_agent(cli: &Cli) -> anyhow::Result<()> {
     logging::start(config.log_level, config.log_format);
     let outcome = runtime.block_on(agent::run(config, signals));
     // Anything that still blocks must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn run_companion(given: Given) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let signals = runtime.block_on(async { Signals::listen() })?;
+    let settings = companion::settings::Settings::read(given, &environment())?;
+    logging::start(settings.log_level, LogFormat::Text);
+    let outcome = runtime.block_on(companion::run(settings, signals));
     runtime.shutdown_background();
     outcome
 }

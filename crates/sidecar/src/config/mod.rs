@@ -556,7 +556,7 @@ fn parse_versions(text: &str) -> Option<[u8; 3]> {
 }
 
 /// The original's levels, and the other names its log library knows.
-fn parse_level(text: &str) -> Option<tracing::Level> {
+pub(crate) fn parse_level(text: &str) -> Option<tracing::Level> {
     match text.to_ascii_lowercase().as_str() {
         "trace" => Some(tracing::Level::TRACE),
         "debug" => Some(tracing::Level::DEBUG),

@@ -131,9 +131,40 @@ pub enum HttpError {
     },
 }
 
+/// An answer whose body is still coming. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code, of any class.
+    pub status: u16,
+    /// Values of `Set-Cookie`, at most [`COOKIES_MAX`]; none where a redirect was followed.
+    cookies: Vec<String>,
+    url: String,
+    body: Incoming,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Answer {
+    /// The next piece of the body, when it comes; `None` at its end.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| HttpError::Answer {
+                url: self.url.clone(),
+                reason: describe(&error),
+            })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// One response seen from the redirect loop.
 enum Step {
-    Done(Response),
+    Done(Answer),
     /// Whether what was sent is to be sent again.
     Moved {
         to: String,
@@ -178,17 +209,76 @@ impl HttpClient {
         self.send(url, content, limit).await
     }
 
+    /// Asks for `url` as [`HttpClient::get`] does, and returns when the head of the answer is there. The
+    /// body may take as long as the caller likes.
+    ///
+    /// # Errors
+    /// When there is no HTTP answer; any status is an answer.
+    pub async fn open(&self, url: &str, limit: Duration) -> Result<Answer, HttpError> {
+        let deadline = Deadline::after(limit);
+        self.follow(url, Content::default(), deadline).await
+    }
+
+    /// Asks for `url` as [`HttpClient::get`] does, and reads all of the body.
+    ///
+    /// # Errors
+    /// When there is no answer, or not all of it in time, or it is longer than `bytes_max`.
+    pub async fn get_document(
+        &self,
+        url: &str,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> Result<(u16, Bytes), HttpError> {
+        let deadline = Deadline::after(limit);
+        let mut answer = self.follow(url, Content::default(), deadline).await?;
+        let reading = async {
+            let mut document = BytesMut::new();
+            while let Some(piece) = answer.next().await? {
+                if document.len() + piece.len() > bytes_max {
+                    return Err(HttpError::Answer {
+                        url: answer.url.clone(),
+                        reason: format!("more than {bytes_max} bytes"),
+                    });
+                }
+                document.extend_from_slice(&piece);
+            }
+            Ok(document.freeze())
+        };
+        let document = deadline.within("reading the answer", reading).await;
+        let document = document.map_err(|late| HttpError::Late {
+            url: without_credentials(url),
+            late,
+        })??;
+        Ok((answer.status, document))
+    }
+
     async fn send(
         &self,
         url: &str,
-        mut content: Content,
+        content: Content,
         limit: Duration,
     ) -> Result<Response, HttpError> {
         let deadline = Deadline::after(limit);
+        let answer = self.follow(url, content, deadline).await?;
+        let patience = deadline.at.min(Instant::now() + BODY_PATIENCE);
+        Ok(Response {
+            status: answer.status,
+            cookies: answer.cookies,
+            body_start: body_start(answer.body, patience).await,
+        })
+    }
+
+    /// Sends the request, again for each redirect, until there is an answer that is none.
+    async fn follow(
+        &self,
+        url: &str,
+        mut content: Content,
+        deadline: Deadline,
+    ) -> Result<Answer, HttpError> {
         let mut target = Target::parse(url)?;
         for _ in 0..=REDIRECTS_MAX {
             match self.exchange(&target, &content, deadline).await? {
-                Step::Done(response) => return Ok(response),
+                Step::Done(answer) => return Ok(answer),
                 Step::Moved { to, again } => {
                     target = target.join(&to)?;
                     content.json = content.json.filter(|_| again);
@@ -246,7 +336,7 @@ fn unreached(target: &Target) -> impl Fn(DialError) -> HttpError + use<> {
     }
 }
 
-/// Sends the request over a connection of its own and reads as much of the answer as is wanted.
+/// Sends the request over a connection of its own and waits for the head of the answer.
 async fn ask<S>(
     stream: S,
     target: &Target,
@@ -266,9 +356,9 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(fail)?;
-    // The connection ends with this function: there is nothing to keep it for, and a dropped request
-    // must not go on in the background. Its errors also reach the sender.
-    let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
+    // The connection ends with the answer: there is nothing to keep it for, and a dropped request must
+    // not go on in the background. Its errors also reach the sender.
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         let _ = connection.await;
     }));
     let response = deadline
@@ -287,12 +377,12 @@ where
     let cookies = response.headers().get_all(SET_COOKIE).iter();
     let cookies = cookies.filter_map(|it| it.to_str().ok().map(str::to_owned));
     let cookies = cookies.take(COOKIES_MAX).collect();
-    let patience = deadline.at.min(Instant::now() + BODY_PATIENCE);
-    let body_start = body_start(response.into_body(), patience).await;
-    Ok(Step::Done(Response {
+    Ok(Step::Done(Answer {
         status,
-        body_start,
         cookies,
+        url: target.to_string(),
+        body: response.into_body(),
+        _connection: connection,
     }))
 }
 
