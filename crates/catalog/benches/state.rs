@@ -125,6 +125,7 @@ fn record(host: usize, id: usize, nanos: usize, status: Status) -> Service {
         }]),
         updated: Timestamp::from_unix_nanos(nanos as i128),
         proxy_mode: "http".into(),
+        weight: None,
         status,
     }
 }

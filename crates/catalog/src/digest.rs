@@ -142,6 +142,7 @@ pub fn content_hash(record: &Service) -> u64 {
         updated: _,
         proxy_mode,
         status: _,
+        weight,
     } = record;
     let mut hash = Xxh3Default::new();
     let mut text = |text: &str| {
@@ -159,6 +160,7 @@ pub fn content_hash(record: &Service) -> u64 {
     }
     hash.update(&[u8::from(ports.is_some())]);
     hash.update(&created.as_unix_nanos().to_le_bytes());
+    hash.update(weight.as_slice());
     hash.digest()
 }
 
@@ -255,6 +257,10 @@ mod tests {
                 ..one.clone()
             },
             Service {
+                weight: Some(1),
+                ..one.clone()
+            },
+            Service {
                 created: Timestamp::EPOCH.next(),
                 ..one.clone()
             },
@@ -264,7 +270,7 @@ mod tests {
         let mut hashes: Vec<u64> = others.iter().chain([&one]).map(content_hash).collect();
         hashes.sort_unstable();
         hashes.dedup();
-        assert_eq!(hashes.len(), 7);
+        assert_eq!(hashes.len(), 8);
     }
 
     #[test]

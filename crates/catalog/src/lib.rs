@@ -21,7 +21,7 @@ mod timestamp;
 
 pub use digest::{BUCKETS, BUCKETS_BYTES, Buckets, DIGEST_BYTES, Digest, bucket_of, content_hash};
 pub use outline::{Comparison, OUTLINE_HOST_BYTES, Outline};
-pub use service::{InvalidService, Port, Protocol, ProxyMode, Service, Status};
+pub use service::{DEFAULT_WEIGHT, InvalidService, Port, Protocol, ProxyMode, Service, Status};
 pub use snapshot::{Difference, HostRecords, Snapshot, paired};
 pub use state::{
     Applied, Author, Change, DRAINING_LIFESPAN, FUTURE_STAMP_MAX, LIFESPAN, Now, Rejected,

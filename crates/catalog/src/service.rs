@@ -159,7 +159,13 @@ pub struct Service {
     pub proxy_mode: String,
     /// Health as its owner knows it.
     pub status: Status,
+    /// Share of the traffic beside other instances of the service, 1 to 255; see [`Service::weight`].
+    /// Go Sidecar neither writes nor passes it on.
+    pub weight: Option<u8>,
 }
+
+/// The weight of an instance whose owner says nothing about it.
+pub const DEFAULT_WEIGHT: u8 = 100;
 
 /// Longest text field of a record, in bytes. Go Sidecar has no limit; a longer one cannot be a
 /// name, an image reference or an address.
@@ -205,6 +211,11 @@ impl Service {
     /// How proxies treat it; `None` for a word nobody knows.
     pub fn mode(&self) -> Option<ProxyMode> {
         ProxyMode::parse(&self.proxy_mode)
+    }
+
+    /// Its share of the traffic, beside the shares of other instances of the service.
+    pub fn weight(&self) -> u8 {
+        self.weight.unwrap_or(DEFAULT_WEIGHT)
     }
 
     /// Whether it is routed to.
@@ -255,6 +266,7 @@ impl Service {
             updated: _,
             proxy_mode,
             status: _,
+            weight,
         } = self;
         *id == other.id
             && *name == other.name
@@ -263,6 +275,7 @@ impl Service {
             && *hostname == other.hostname
             && *ports == other.ports
             && *proxy_mode == other.proxy_mode
+            && *weight == other.weight
     }
 
     /// Whether this record replaces `held`: the newer stamp wins; on equal stamps a tombstone beats
@@ -349,6 +362,7 @@ pub(crate) mod tests {
             }]),
             updated: Timestamp::from_unix_nanos(updated),
             proxy_mode: "http".into(),
+            weight: None,
             status,
         }
     }

@@ -210,6 +210,7 @@ fn start_builtin(runtime: &Runtime, to: SocketAddr, shutdown: &CancellationToken
         hostname: "host".into(),
         id: "1".into(),
         address: to,
+        weight: 100,
     };
     let route = Route {
         service: "it".into(),

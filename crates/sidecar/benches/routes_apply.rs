@@ -156,6 +156,7 @@ impl Cluster {
             }]),
             updated: Timestamp::from_unix_nanos(1_000_000_000_000_000_000 + self.stamp),
             proxy_mode: "tcp".to_owned(),
+            weight: None,
             status,
         };
         self.state.apply(record, Author::Own, self.now).unwrap();

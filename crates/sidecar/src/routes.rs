@@ -51,6 +51,8 @@ pub struct Endpoint {
     pub id: String,
     /// Where it answers.
     pub address: SocketAddr,
+    /// Its share of the traffic beside the others of the route, 1 to 255.
+    pub weight: u8,
 }
 
 /// An alive instance that is left out of a route.

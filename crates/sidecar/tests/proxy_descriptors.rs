@@ -93,6 +93,7 @@ fn routes_to(
         hostname: "host".into(),
         id: "1".into(),
         address,
+        weight: 100,
     };
     let route = Route {
         service: "web".into(),

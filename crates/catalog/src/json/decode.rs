@@ -154,9 +154,16 @@ fn service(value: &Value) -> Result<Service, DecodeError> {
         updated: time(map, "Updated")?,
         proxy_mode: text(map, "ProxyMode")?,
         status: Status::from_wire(whole(map, "Status")?),
+        weight: weight(map),
     };
     service.validate()?;
     Ok(service)
+}
+
+/// A weight nobody can follow counts as none: the record is worth more than its share of the traffic.
+fn weight(map: &Map<String, Value>) -> Option<u8> {
+    let number = lookup(map, "Weight")?.as_u64()?;
+    u8::try_from(number).ok().filter(|it| *it > 0)
 }
 
 fn port(value: &Value) -> Result<Port, DecodeError> {

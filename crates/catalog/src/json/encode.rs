@@ -92,6 +92,9 @@ fn write_service(out: &mut String, service: &Service) {
     time_field(out, "Updated", service.updated);
     text_field(out, "ProxyMode", &service.proxy_mode);
     display_field(out, "Status", service.status.as_wire());
+    if let Some(weight) = service.weight {
+        display_field(out, "Weight", weight);
+    }
     close(out, '}');
 }
 

@@ -252,6 +252,7 @@ fn endpoint(id: &str, address: SocketAddr) -> Endpoint {
         hostname: "node".to_owned(),
         id: id.to_owned(),
         address,
+        weight: 100,
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn service(host: &str, id: &str, seconds: u64, status: Status) -> Ser
         }]),
         updated: now(seconds).wall,
         proxy_mode: "http".into(),
+        weight: None,
         status,
     }
 }

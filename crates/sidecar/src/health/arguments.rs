@@ -71,6 +71,7 @@ mod tests {
             ]),
             updated: "2026-02-03T09:16:00.123456789Z".parse().unwrap(),
             proxy_mode: "http".to_owned(),
+            weight: None,
             status: Status::Alive,
         }
     }

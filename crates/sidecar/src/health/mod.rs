@@ -121,6 +121,7 @@ mod tests {
             }]),
             updated: Timestamp::EPOCH,
             proxy_mode: "http".to_owned(),
+            weight: None,
             status: Status::Unknown,
         }
     }

@@ -24,6 +24,7 @@ struct EndpointForm<'a> {
     hostname: &'a str,
     id: &'a str,
     address: String,
+    weight: u8,
 }
 
 #[derive(Serialize)]
@@ -60,6 +61,7 @@ pub(crate) fn document(routes: &Routes) -> impl Serialize + '_ {
                         hostname: &endpoint.hostname,
                         id: &endpoint.id,
                         address: endpoint.address.to_string(),
+                        weight: endpoint.weight,
                     })
                     .collect(),
             })

@@ -171,6 +171,7 @@ impl Bench {
             ports: None,
             updated: self.now.wall,
             proxy_mode: "http".to_owned(),
+            weight: None,
             status: Status::Alive,
         };
         let applied = self.state.apply(service, Author::Own, self.now).unwrap();

@@ -245,6 +245,7 @@ fn route(service: &str, claims: &[Claim]) -> Route {
         hostname: claim.service.hostname.clone(),
         id: claim.service.id.clone(),
         address: claim.address,
+        weight: claim.service.weight(),
     });
     let mut endpoints: Vec<_> = endpoints.collect();
     endpoints.sort();

@@ -22,6 +22,7 @@ fn instance(host: &str, id: &str, name: &str, created: i128, ports: &[(u16, u16)
         ports: Some(ports.iter().map(port).collect()),
         updated: seconds(1_000),
         proxy_mode: "tcp".into(),
+        weight: None,
         status: Status::Alive,
     }
 }
@@ -258,6 +259,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 ports,
                 updated: seconds(updated),
                 proxy_mode: mode.into(),
+                weight: None,
                 status,
             },
         )

@@ -313,6 +313,7 @@ fn instance(host: HostId, service: usize, created: Timestamp) -> Service {
         }]),
         updated: created,
         proxy_mode: "http".into(),
+        weight: None,
         status: Status::Alive,
     }
 }

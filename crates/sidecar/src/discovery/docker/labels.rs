@@ -31,12 +31,13 @@ const CHECK_TIMEOUT: &str = "HealthCheckTimeout";
 const CHECK_RISE: &str = "HealthCheckRise";
 const CHECK_FALL: &str = "HealthCheckFall";
 const PROXY_MODE: &str = "ProxyMode";
+const WEIGHT: &str = "Weight";
 const DISCOVER: &str = "SidecarDiscover";
 const LISTENER: &str = "SidecarListener";
 const NETWORK: &str = "SidecarNetwork";
 
 /// Labels with a meaning of their own, but for the one with the name and those of ports.
-const LABELS: [&str; 10] = [
+const LABELS: [&str; 11] = [
     CHECK_KIND,
     CHECK_ARGS,
     CHECK_INTERVAL,
@@ -44,6 +45,7 @@ const LABELS: [&str; 10] = [
     CHECK_RISE,
     CHECK_FALL,
     PROXY_MODE,
+    WEIGHT,
     DISCOVER,
     LISTENER,
     NETWORK,
@@ -99,6 +101,9 @@ pub(super) enum Complaint {
     /// The record keeps the word; proxies leave the service out.
     #[error("label ProxyMode={value:?} is not one of http, tcp, ws; proxies leave it out")]
     ProxyMode { value: String },
+    /// The label counts as absent.
+    #[error("label Weight={value:?} is not a number from 1 to 255 and is ignored")]
+    Weight { value: String },
     /// The record has an empty name; nothing can route to it.
     #[error("label {label} is empty, so the service has no name")]
     EmptyName { label: String },
@@ -159,6 +164,7 @@ pub(super) fn map(container: &Container, host: Host<'_>) -> Mapped {
         updated: Timestamp::EPOCH,
         proxy_mode: proxy_mode(container, &mut complaints),
         status: Status::Unknown,
+        weight: weight(container, &mut complaints),
     };
     if let Some(label) = host.naming.label().filter(|_| name.is_empty()) {
         let label = label.to_owned();
@@ -220,6 +226,17 @@ fn proxy_mode(container: &Container, complaints: &mut Vec<Complaint>) -> String 
         value: value.to_owned(),
     });
     value.to_owned()
+}
+
+fn weight(container: &Container, complaints: &mut Vec<Complaint>) -> Option<u8> {
+    let value = container.label(WEIGHT).filter(|it| !it.is_empty())?;
+    let weight = value.parse().ok().filter(|weight| *weight > 0);
+    if weight.is_none() {
+        // As much as tells what it is.
+        let value = value.chars().take(32).collect();
+        complaints.push(Complaint::Weight { value });
+    }
+    weight
 }
 
 fn check(container: &Container, complaints: &mut Vec<Complaint>) -> CheckSpec {

@@ -33,6 +33,7 @@ pub(super) struct RawService {
     pub(super) image: String,
     pub(super) hostname: String,
     pub(super) proxy_mode: String,
+    pub(super) weight: Weight,
     pub(super) ports: Option<List<RawPort>>,
 }
 
@@ -134,6 +135,7 @@ impl RawService {
             updated: Timestamp::EPOCH,
             proxy_mode: or(&self.proxy_mode, ProxyMode::default().as_str()),
             status: Status::Unknown,
+            weight: self.weight.0,
         }
     }
 
@@ -174,6 +176,7 @@ object!(RawService, "a service such as {\"Name\": \"db\", \"Ports\": […]}", {
     "Image" => image,
     "Hostname" => hostname,
     "ProxyMode" => proxy_mode,
+    "Weight" => weight,
     "Ports" => ports,
 });
 object!(RawPort, "a port such as {\"Type\": \"tcp\", \"Port\": 5432, \"ServicePort\": 10432}", {
@@ -216,6 +219,33 @@ impl<'de> Deserialize<'de> for Length {
         }
 
         deserializer.deserialize_any(Text)
+    }
+}
+
+/// A share of the traffic; `None` when not given.
+#[derive(Debug, Default)]
+pub(super) struct Weight(pub(super) Option<u8>);
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Share;
+
+        impl Visitor<'_> for Share {
+            type Value = Weight;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a weight from 1 to 255")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Weight, E> {
+                match u8::try_from(number) {
+                    Ok(weight @ 1..) => Ok(Weight(Some(weight))),
+                    _ => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Share)
     }
 }
 

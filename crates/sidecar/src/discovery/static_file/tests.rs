@@ -107,6 +107,19 @@ fn what_go_sidecar_took_is_kept_even_if_it_is_not_routed() {
 }
 
 #[test]
+fn a_weight_is_a_number_from_1_to_255() {
+    let weighed = |weight| json!([{"Service": {"Name": "a", "Weight": weight}}]);
+    assert_eq!(parsed(&weighed(json!(30)))[0].service.weight, Some(30));
+    assert_eq!(parsed(&weighed(json!(null)))[0].service.weight, None);
+    for wrong in [json!(0), json!(256), json!("x")] {
+        let text = weighed(wrong).to_string();
+        let error = parse(&text, &config("static.json"), Timestamp::EPOCH);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("a weight from 1 to 255"), "{error}");
+    }
+}
+
+#[test]
 fn an_empty_array_and_null_name_nothing() {
     assert_eq!(parsed(&json!([])), []);
     assert_eq!(parsed(&json!(null)), []);

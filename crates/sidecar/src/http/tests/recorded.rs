@@ -273,6 +273,7 @@ async fn routes_say_what_is_left_out_and_why() {
                     hostname: "web-01".into(),
                     id: "a".into(),
                     address: ([10, 0, 0, 1], 32768).into(),
+                    weight: 100,
                 }],
             }),
         )]

@@ -1,5 +1,5 @@
-//! Which endpoint gets the next connection: the one with the fewest open connections, taken in turn
-//! when several have as few. Pure: the caller passes the time.
+//! Which endpoint gets the next connection: those with less than their share of the open ones take turns,
+//! as often as their weights say. Pure: the caller passes the time.
 //!
 //! An endpoint that could not be reached is asked last for a while (see [`PENALTY_MIN`]). When the
 //! while is over a single connection tries it; the others wait for its outcome, so a host that
@@ -9,7 +9,7 @@
 //! of the routes. The penalty only bridges the time until they do.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +23,9 @@ pub(super) const PENALTY_MIN: Duration = Duration::from_secs(1);
 /// The longest an endpoint is asked last before it is tried again.
 pub(super) const PENALTY_MAX: Duration = Duration::from_secs(10);
 
+/// What a choice costs an endpoint of weight 1; larger than any weight, so that shares are exact.
+const STRIDE: u64 = 1 << 20;
+
 /// The endpoints of one route, with what is known of them.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
@@ -34,11 +37,16 @@ struct Inner {
     entries: Vec<Entry>,
     /// Where the search starts: behind the endpoint chosen last.
     next: usize,
+    /// How far the endpoint chosen last had come; who is new or was away begins there.
+    progress: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     endpoint: Arc<Counters>,
+    weight: u8,
+    /// Grows by [`STRIDE`] over the weight with each choice: equal for endpoints that had their share.
+    progress: u64,
     penalty: Option<Penalty>,
 }
 
@@ -81,24 +89,24 @@ impl Pool {
     }
 
     /// Replaces the endpoints; what is known of those that stay is kept.
-    pub(super) fn replace(&self, addresses: &BTreeSet<SocketAddr>) {
+    pub(super) fn replace(&self, weights: &BTreeMap<SocketAddr, u8>) {
         let mut inner = self.lock();
-        if inner
-            .entries
-            .iter()
-            .map(|entry| &entry.endpoint.address)
-            .eq(addresses)
-        {
-            return;
-        }
+        let progress = inner.progress;
         let mut old = std::mem::take(&mut inner.entries);
-        inner.entries = addresses
+        inner.entries = weights
             .iter()
-            .map(|&address| {
+            .map(|(&address, &weight)| {
                 let known = old
                     .iter()
                     .position(|entry| entry.endpoint.address == address);
-                known.map_or_else(|| Entry::new(address), |at| old.swap_remove(at))
+                let entry = known.map(|at| old.swap_remove(at));
+                let mut entry = entry.unwrap_or_else(|| Entry::new(address, progress));
+                if entry.weight != weight.max(1) {
+                    entry.weight = weight.max(1);
+                    // What it had by its former weight counts for nothing.
+                    entry.progress = progress;
+                }
+                entry
             })
             .collect();
     }
@@ -112,17 +120,37 @@ impl Pool {
         let untried: Vec<usize> = candidates
             .filter(|&at| !tried.contains(&inner.entries[at].endpoint.address))
             .collect();
+        let avoided = |entry: &Entry| {
+            let until = entry.penalty.map(|penalty| penalty.until);
+            until.filter(|until| *until > now)
+        };
+        // Counts change meanwhile: what is decided by is looked at once.
+        let open: Vec<u64> = untried
+            .iter()
+            .map(|&at| inner.entries[at].endpoint.open.load(Relaxed))
+            .collect();
+        let (mut connections, mut weights) = (1, 0);
+        for (&at, open) in untried.iter().zip(&open) {
+            if avoided(&inner.entries[at]).is_none() {
+                connections += open;
+                weights += u64::from(inner.entries[at].weight);
+            }
+        }
         // The first of equals wins, so equals take turns.
-        let at = untried.iter().copied().min_by_key(|&at| {
-            let entry = &inner.entries[at];
-            let avoided = entry
-                .penalty
-                .map(|penalty| penalty.until)
-                .filter(|until| *until > now);
-            (avoided, entry.endpoint.open.load(Relaxed))
-        })?;
+        let (_, at) = open
+            .iter()
+            .zip(untried.iter().copied())
+            .min_by_key(|&(&open, at)| {
+                let entry = &inner.entries[at];
+                // Of all connections, that to come included, rounded up: somebody always has less.
+                let share = (connections * u64::from(entry.weight)).div_ceil(weights.max(1));
+                (avoided(entry), open >= share, entry.progress)
+            })?;
         inner.next = at + 1;
+        let reached = inner.entries[at].progress.max(inner.progress);
+        inner.progress = reached;
         let entry = &mut inner.entries[at];
+        entry.progress = reached + STRIDE / u64::from(entry.weight);
         let mut trial = false;
         if let Some(penalty) = &mut entry.penalty
             && penalty.until <= now
@@ -185,7 +213,7 @@ impl Inner {
 }
 
 impl Entry {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, progress: u64) -> Self {
         let endpoint = Counters {
             address,
             open: AtomicU64::new(0),
@@ -194,6 +222,8 @@ impl Entry {
         };
         Self {
             endpoint: Arc::new(endpoint),
+            weight: 1,
+            progress,
             penalty: None,
         }
     }
@@ -224,9 +254,13 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], port))
     }
 
+    fn equal(ports: &[u16]) -> BTreeMap<SocketAddr, u8> {
+        ports.iter().map(|&port| (address(port), 100)).collect()
+    }
+
     fn pool(ports: &[u16]) -> Pool {
         let pool = Pool::default();
-        pool.replace(&ports.iter().copied().map(address).collect());
+        pool.replace(&equal(ports));
         pool
     }
 
@@ -251,6 +285,26 @@ mod tests {
         assert_eq!(order, [2, 2, 2], "while {first:?} lasts");
         drop(first);
         assert_eq!(picked(&pool, now), 1);
+    }
+
+    #[test]
+    fn weights_are_shares_of_connections_one_by_one_and_of_those_that_stay() {
+        let pool = Pool::default();
+        pool.replace(&[(address(1), 10), (address(2), 30)].into());
+        let now = Instant::now();
+        let chosen: Vec<u16> = (0..80).map(|_| picked(&pool, now)).collect();
+        assert_eq!(chosen.iter().filter(|port| **port == 1).count(), 20);
+        let held: Vec<Lease> = (0..80).map(|_| pool.pick(&[], now).unwrap()).collect();
+        let first = |lease: &&Lease| lease.address().port() == 1;
+        assert_eq!(held.iter().filter(first).count(), 20);
+        drop(held);
+        // Another weight counts at once, and nobody has to catch up.
+        pool.replace(&[(address(1), 100), (address(2), 100), (address(3), 100)].into());
+        let order: Vec<u16> = (0..30).map(|_| picked(&pool, now)).collect();
+        for port in 1..=3 {
+            let times = order.iter().filter(|it| **it == port).count();
+            assert!((9..=11).contains(&times), "{port}: {order:?}");
+        }
     }
 
     #[test]
@@ -325,13 +379,13 @@ mod tests {
         let pool = pool(&[1, 2]);
         let now = Instant::now();
         let (first, second) = (pool.pick(&[], now).unwrap(), pool.pick(&[], now).unwrap());
-        pool.replace(&[address(2), address(3)].into());
+        pool.replace(&equal(&[2, 3]));
         assert_eq!(picked(&pool, now), 3, "2 has a connection");
         drop(second);
         pool.failed(&first, now);
-        let seen: BTreeSet<u16> = (0..4).map(|_| picked(&pool, now)).collect();
+        let seen: std::collections::BTreeSet<u16> = (0..4).map(|_| picked(&pool, now)).collect();
         assert_eq!(seen, [2, 3].into());
-        pool.replace(&BTreeSet::new());
+        pool.replace(&BTreeMap::new());
         assert!(pool.pick(&[], now).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! One ServicePort: opening it, however long that takes, and accepting connections.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -95,14 +95,19 @@ impl Port {
         .map(Into::into)
     }
 
-    /// Sends the next connections along `route`. Instances that share an address are one endpoint.
+    /// Sends the next connections along `route`. Instances that share an address are one endpoint, with the
+    /// largest of their weights.
     pub(super) fn follow(&self, route: &Route) {
-        let (own, addresses): (BTreeSet<_>, BTreeSet<_>) = route
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.address)
-            .partition(|&address| is_listener(self.address, address));
-        self.pool.replace(&addresses);
+        let (mut own, mut weights) = (BTreeSet::new(), BTreeMap::<_, u8>::new());
+        for endpoint in &route.endpoints {
+            if is_listener(self.address, endpoint.address) {
+                own.insert(endpoint.address);
+            } else {
+                let weight = weights.entry(endpoint.address).or_default();
+                *weight = endpoint.weight.max(*weight);
+            }
+        }
+        self.pool.replace(&weights);
         let mut owner = lock(&self.owner);
         if let Some(endpoint) = own.difference(&owner.own).next() {
             tracing::warn!(

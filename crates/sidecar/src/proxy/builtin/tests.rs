@@ -136,6 +136,7 @@ fn route(service: &str, endpoints: &[SocketAddr]) -> Route {
         hostname: "host".into(),
         id: at.to_string(),
         address: *address,
+        weight: 100,
     };
     Route {
         service: service.into(),

@@ -132,6 +132,11 @@ fn functions<'a>(
                 _ => hostname.into(),
             })
         })
+        .with("weightOf", &[Parameter::Object(TYPE_NAME)], |arguments| {
+            let instance = arguments[0].downcast::<Instance>();
+            let weight = instance.map_or(catalog::DEFAULT_WEIGHT, |it| it.service().weight());
+            Ok(weight.to_string().into())
+        })
         .with("sanitizeName", &[Parameter::String], |arguments| {
             Ok(sanitized(arguments[0].as_str().unwrap_or_default()).into())
         })

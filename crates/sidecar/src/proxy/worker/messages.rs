@@ -221,6 +221,7 @@ mod tests {
             hostname: format!("host{host}"),
             id: "id".to_owned(),
             address: SocketAddr::from(([10, 0, 0, host], port)),
+            weight: 100 + host,
         });
         let route = proptest::collection::vec(endpoint, 1..4).prop_map(|endpoints| Route {
             service: "web".to_owned(),

@@ -75,9 +75,26 @@ fn the_whole_record() {
             ports: Some(vec![]),
             updated: Timestamp::EPOCH,
             proxy_mode: "http".into(),
+            weight: None,
             status: Status::Unknown,
         }
     );
+}
+
+#[test]
+fn a_weight_is_a_number_from_1_to_255() {
+    for (label, weight, complaints) in [
+        ("1", Some(1), 0),
+        ("255", Some(255), 0),
+        ("", None, 0),
+        ("0", None, 1),
+        ("256", None, 1),
+        ("half", None, 1),
+    ] {
+        let mapped = mapped(&container(json!({ "Weight": label }), &[]));
+        assert_eq!(mapped.instance.unwrap().service.weight, weight, "{label:?}");
+        assert_eq!(mapped.complaints.len(), complaints, "{label:?}");
+    }
 }
 
 #[test]

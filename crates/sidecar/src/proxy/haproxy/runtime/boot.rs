@@ -232,6 +232,7 @@ mod tests {
         let target = |name: &str, address: &str| plan::Target {
             name: name.to_owned(),
             address: address.parse().unwrap(),
+            weight: 100,
         };
         let wish = |kind, targets: &[plan::Target]| plan::Wish {
             kind,
@@ -255,8 +256,8 @@ mod tests {
         let text = config(&layout(), &state());
         for words in [
             "    bind 127.77.0.1:24100-24104\n    bind 127.77.0.1:24106-24106\n",
-            "backend h0\n    server a-1 10.0.0.1:80 weight 1\n    server a-1.2 [fd00::1]:80 weight 1\nbackend h1\n",
-            "backend t0\n    server b-2 10.0.0.2:5432 weight 1\n",
+            "backend h0\n    server a-1 10.0.0.1:80 weight 100\n    server a-1.2 [fd00::1]:80 weight 100\nbackend h1\n",
+            "backend t0\n    server b-2 10.0.0.2:5432 weight 100\n",
             &format!("    description {}\n", layout().description()),
         ] {
             assert!(text.contains(words), "{words}\n{text}");

@@ -21,8 +21,6 @@ use crate::routes::{Endpoint, Routes};
 
 /// The map from ServicePort to pool, as HAProxy names it: a path from its working directory.
 pub(super) const MAP: &str = "current/ports.map";
-/// Weight of every server. Routes know no other; what a hand changed is set right again.
-pub(super) const WEIGHT: u16 = 1;
 /// Longest name of a server, in bytes, without the number that tells it from its namesakes.
 const NAME_BYTES_MAX: usize = 120;
 
@@ -86,6 +84,8 @@ pub(super) struct Target {
     /// `<Hostname>-<ID>`, reduced.
     pub(super) name: String,
     pub(super) address: SocketAddr,
+    /// Of HAProxy's 256 at most.
+    pub(super) weight: u8,
 }
 
 /// What a ServicePort should lead to.
@@ -115,6 +115,7 @@ fn target(endpoint: &Endpoint) -> Target {
     Target {
         name: reduced(&format!("{}-{}", endpoint.hostname, endpoint.id)),
         address: endpoint.address,
+        weight: endpoint.weight,
     }
 }
 
@@ -159,10 +160,10 @@ pub(super) struct Held {
 /// One change, and how HAProxy is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
-    AddServer(Pool, String, SocketAddr),
+    AddServer(Pool, String, SocketAddr, u8),
     /// What was added is in maintenance first.
     Enable(Pool, String),
-    SetWeight(Pool, String),
+    SetWeight(Pool, String, u8),
     AddPort(u16, Pool),
     SetPort(u16, Pool),
     DeletePort(u16),
@@ -179,7 +180,7 @@ impl Command {
         match self {
             Self::AddServer(pool, ..)
             | Self::Enable(pool, _)
-            | Self::SetWeight(pool, _)
+            | Self::SetWeight(pool, ..)
             | Self::Disable(pool, _)
             | Self::DeleteServer(pool, _) => Some(*pool),
             Self::AddPort(..) | Self::SetPort(..) | Self::DeletePort(_) | Self::DeleteStray(_) => {
@@ -192,11 +193,13 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddServer(pool, name, address) => {
-                write!(f, "add server {pool}/{name} {address} weight {WEIGHT}")
+            Self::AddServer(pool, name, address, weight) => {
+                write!(f, "add server {pool}/{name} {address} weight {weight}")
             }
             Self::Enable(pool, name) => write!(f, "set server {pool}/{name} state ready"),
-            Self::SetWeight(pool, name) => write!(f, "set weight {pool}/{name} {WEIGHT}"),
+            Self::SetWeight(pool, name, weight) => {
+                write!(f, "set weight {pool}/{name} {weight}")
+            }
             Self::AddPort(port, pool) => write!(f, "add map {MAP} {port} {pool}"),
             Self::SetPort(port, pool) => write!(f, "set map {MAP} {port} {pool}"),
             Self::DeletePort(port) => write!(f, "del map {MAP} {port}"),
@@ -253,8 +256,8 @@ pub(super) fn plan(held: &Held, wanted: &Wanted) -> Plan {
                     if server.state != ServerState::Ready {
                         adding.push(Command::Enable(*pool, name.clone()));
                     }
-                    if server.weight != WEIGHT {
-                        adding.push(Command::SetWeight(*pool, name.clone()));
+                    if server.weight != u16::from(target.weight) {
+                        adding.push(Command::SetWeight(*pool, name.clone(), target.weight));
                     }
                 }
                 None => add(*pool, servers, target, &mut adding),
@@ -365,13 +368,18 @@ fn add(
     commands: &mut Vec<Command>,
 ) {
     let is_free = |name: &String, commands: &[Command]| {
-        let given = |it: &Command| matches!(it, Command::AddServer(at, other, _) if *at == pool && other == name);
+        let given = |it: &Command| matches!(it, Command::AddServer(at, other, ..) if *at == pool && other == name);
         !servers.contains_key(name) && !commands.iter().rev().any(given)
     };
     let numbered = (2u32..).map(|number| format!("{}.{number}", target.name));
     let mut names = std::iter::once(target.name.clone()).chain(numbered);
     if let Some(name) = names.find(|name| is_free(name, commands)) {
-        commands.push(Command::AddServer(pool, name.clone(), target.address));
+        commands.push(Command::AddServer(
+            pool,
+            name.clone(),
+            target.address,
+            target.weight,
+        ));
         commands.push(Command::Enable(pool, name));
     }
 }
@@ -416,17 +424,19 @@ impl Held {
             }
         };
         match command {
-            Command::AddServer(pool, name, address) => {
+            Command::AddServer(pool, name, address, weight) => {
                 if let Some(servers) = self.pools.get_mut(pool) {
-                    servers.entry(name.clone()).or_insert(Server {
+                    servers.entry(name.clone()).or_insert_with(|| Server {
                         address: Some(*address),
-                        weight: WEIGHT,
+                        weight: u16::from(*weight),
                         state: ServerState::Maintenance,
                     });
                 }
             }
             Command::Enable(pool, name) => server(pool, name, &|it| it.state = ServerState::Ready),
-            Command::SetWeight(pool, name) => server(pool, name, &|it| it.weight = WEIGHT),
+            Command::SetWeight(pool, name, weight) => {
+                server(pool, name, &|it| it.weight = u16::from(*weight));
+            }
             Command::Disable(pool, name) => {
                 server(pool, name, &|it| it.state = ServerState::Maintenance);
             }

@@ -291,7 +291,7 @@ mod tests {
         let pool: Pool = "t0".parse().unwrap();
         let name = || "a".to_owned();
         let refused = |words: &str| Outcome::Refused(words.to_owned());
-        let add = Command::AddServer(pool, name(), ([10, 0, 0, 1], 80).into());
+        let add = Command::AddServer(pool, name(), ([10, 0, 0, 1], 80).into(), 100);
         assert_eq!(outcome(&add, "New server registered."), Outcome::Done);
         assert_eq!(
             outcome(&add, "No such backend."),

@@ -65,6 +65,7 @@ pub(crate) fn service(host: &str, id: &str, name: &str, ports: &[(u16, u16)]) ->
         ports: Some(ports.iter().map(port).collect()),
         updated: now(),
         proxy_mode: "http".into(),
+        weight: None,
         status: Status::Alive,
     }
 }
@@ -218,8 +219,8 @@ frontend -eam-web-10100
 
 backend -eam-web-10100
     mode http
-    server node-a-a1b2c3d4e5f6 10.0.0.1:32790 cookie node-a-32790
-    server node-b-b1b2c3d4e5f6 10.0.0.1:31000 cookie node-b-31000
+    server node-a-a1b2c3d4e5f6 10.0.0.1:32790 weight 100 cookie node-a-32790
+    server node-b-b1b2c3d4e5f6 10.0.0.1:31000 weight 100 cookie node-b-31000
 ";
     assert!(text.contains(proxy), "{text}");
     let head = "    daemon\n    user haproxy\n    maxconn 4096\n";

@@ -7,6 +7,7 @@ fn target(number: u8) -> Target {
     Target {
         name: ["node-a", "node-a-1", "b", ""][usize::from(number % 4)].to_owned(),
         address: SocketAddr::from(([10, 0, 0, number / 4], 80)),
+        weight: number / 4 + 1,
     }
 }
 
@@ -96,7 +97,11 @@ proptest! {
             let pool: Pool = after.ports[port].first().unwrap().parse().unwrap();
             prop_assert_eq!(pool.kind, wish.kind);
             let ready = after.pools[&pool].values();
-            prop_assert!(ready.filter(|it| it.state == ServerState::Ready).all(|it| it.weight == WEIGHT));
+            let weights = ready.filter(|it| it.state == ServerState::Ready);
+            let weights: BTreeMap<_, _> = weights.map(|it| (it.address, it.weight)).collect();
+            let wished = wish.targets.iter();
+            let wished = wished.map(|it| (Some(it.address), u16::from(it.weight))).collect();
+            prop_assert_eq!(weights, wished);
         }
         prop_assert!(after.ports.keys().all(|port| wanted.contains_key(port)));
         prop_assert!(after.strays.is_empty());
@@ -154,13 +159,13 @@ proptest! {
 
     #[test]
     fn no_text_gets_out_of_its_word(hostname in any::<String>(), id in any::<String>()) {
-        let endpoint = Endpoint { hostname, id, address: ([10, 0, 0, 1], 80).into() };
+        let endpoint = Endpoint { hostname, id, address: ([10, 0, 0, 1], 80).into(), weight: 7 };
         let name = super::target(&endpoint).name;
         prop_assert!(name.len() <= NAME_BYTES_MAX);
         prop_assert!(name.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-'));
         let pool = Pool { kind: Kind::Http, number: 7 };
-        let line = Command::AddServer(pool, name.clone(), endpoint.address).to_string();
-        prop_assert_eq!(line, format!("add server h7/{name} 10.0.0.1:80 weight 1"));
+        let line = Command::AddServer(pool, name.clone(), endpoint.address, 7).to_string();
+        prop_assert_eq!(line, format!("add server h7/{name} 10.0.0.1:80 weight 7"));
     }
 }
 
