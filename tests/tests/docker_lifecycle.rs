@@ -224,7 +224,7 @@ fn a_container_without_memory_left_is_withdrawn_told_of_and_back_when_it_is_rest
     eventually("the container serves both hosts", STARTED, || {
         served(&agents)
     });
-    engine.docker(&["exec", "web", "/bin/busybox", "touch", "/eat"]);
+    engine.docker(&["exec", "-d", "web", "/bin/busybox", "touch", "/eat"]);
     eventually("killed, it is gone", STARTED, || closed(&agents));
     let ended = "{{.State.OOMKilled}} {{.State.ExitCode}}";
     assert_eq!(engine.docker(&["inspect", "-f", ended, "web"]), "true 137");
