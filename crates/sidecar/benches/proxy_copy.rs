@@ -224,6 +224,7 @@ fn start_builtin(runtime: &Runtime, to: SocketAddr, shutdown: &CancellationToken
     }));
     let (status_out, mut status) = watch::channel(Arc::default());
     runtime.spawn(builtin::run(
+        builtin::Options::default(),
         address.ip(),
         routes,
         status_out,

@@ -48,6 +48,7 @@ async fn measure(changes: usize) {
     let shutdown = CancellationToken::new();
     let start = Instant::now();
     let plane = tokio::spawn(builtin::run(
+        builtin::Options::default(),
         BIND,
         routes_seen,
         status_out,

@@ -44,7 +44,7 @@ use crate::{
     },
     opening::{self, Progress},
     proxy::{
-        builtin::PlaneStatus,
+        builtin::{self, PlaneStatus},
         haproxy::{self, HaproxyStatus},
     },
     routes::{Router, Routes},
@@ -466,6 +466,13 @@ impl Agent {
         status: watch::Sender<Arc<PlaneStatus>>,
     ) {
         let shutdown = self.shutdown.clone();
+        let options = builtin::Options {
+            limits: builtin::Limits {
+                response_timeout: self.config.proxy_response_timeout,
+                ..builtin::Limits::default()
+            },
+            access_log: self.config.proxy_access_log.clone(),
+        };
         #[cfg(target_os = "linux")]
         {
             let config = &self.config;
@@ -474,6 +481,8 @@ impl Agent {
                 gossip_port: config.gossip_bind.port(),
                 log_level: config.log_level.to_string(),
                 log_format: config.log_format,
+                threads: config.proxy_threads,
+                options,
             };
             let inputs = worker::Inputs {
                 routes,
@@ -485,7 +494,7 @@ impl Agent {
         }
         #[cfg(not(target_os = "linux"))]
         self.tasks
-            .spawn(crate::proxy::builtin::run(bind, routes, status, shutdown));
+            .spawn(builtin::run(options, bind, routes, status, shutdown));
     }
 
     fn start_http(&self, api: Api) {

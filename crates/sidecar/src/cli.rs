@@ -1,10 +1,6 @@
 //! The command line: the original's flags, and subcommands.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -63,18 +59,9 @@ pub enum Command {
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     ProxyWorker {
-        /// Address of all listeners.
+        /// What it is told, as JSON.
         #[arg(long)]
-        bind: IpAddr,
-        /// Gossip port of the agent.
-        #[arg(long)]
-        gossip_port: u16,
-        /// debug, info, warn or error.
-        #[arg(long)]
-        logging_level: String,
-        /// Log JSON.
-        #[arg(long)]
-        json: bool,
+        settings: String,
         /// Take the ports of the worker that standard input leads to.
         #[arg(long)]
         succeed: bool,

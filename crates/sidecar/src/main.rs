@@ -44,25 +44,9 @@ fn main() -> ExitCode {
         Some(Command::Demo) => run(demo::run()),
         Some(Command::Simulate(options)) => simulate::run(options),
         #[cfg(target_os = "linux")]
-        Some(Command::ProxyWorker {
-            bind,
-            gossip_port,
-            logging_level,
-            json,
-            succeed,
-        }) => {
-            let settings = worker::Settings {
-                bind: *bind,
-                gossip_port: *gossip_port,
-                log_level: logging_level.clone(),
-                log_format: if *json {
-                    LogFormat::Json
-                } else {
-                    LogFormat::Text
-                },
-            };
-            worker::run(&settings, *succeed)
-        }
+        Some(Command::ProxyWorker { settings, succeed }) => serde_json::from_str(settings)
+            .map_err(anyhow::Error::from)
+            .and_then(|settings| worker::run(&settings, *succeed)),
         Some(Command::SampleService { listen, name }) => {
             run(sample_service::run(*listen, name.clone()))
         }

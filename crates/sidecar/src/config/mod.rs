@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
 };
@@ -107,6 +108,12 @@ pub struct Config {
     pub bind_ip: IpAddr,
     /// `SIDECAR_PROXY`.
     pub proxy: ProxyKind,
+    /// `SIDECAR_PROXY_THREADS`; `None` is one for each processor.
+    pub proxy_threads: Option<NonZeroUsize>,
+    /// `SIDECAR_PROXY_RESPONSE_TIMEOUT`; zero is none.
+    pub proxy_response_timeout: Duration,
+    /// `SIDECAR_PROXY_ACCESS_LOG`.
+    pub proxy_access_log: Option<PathBuf>,
     /// `HAPROXY_CONFIG_FILE` and what goes with it.
     pub haproxy: HaproxyConfig,
     /// `SIDECAR_DISCOVERY`.
@@ -217,6 +224,21 @@ impl Config {
                 text => text.parse().ok(),
             }),
             proxy: reader.proxy(),
+            proxy_threads: {
+                let number = reader.number("SIDECAR_PROXY_THREADS", 0..=256);
+                usize::try_from(number).ok().and_then(NonZeroUsize::new)
+            },
+            proxy_response_timeout: reader
+                .duration("SIDECAR_PROXY_RESPONSE_TIMEOUT", Duration::ZERO),
+            proxy_access_log: reader.parsed(
+                "SIDECAR_PROXY_ACCESS_LOG",
+                "an absolute path of a file",
+                |text| match text {
+                    "" => Some(None),
+                    // The process that writes it has a working directory of its own.
+                    text => Some(Some(PathBuf::from(text))).filter(|_| text.starts_with('/')),
+                },
+            ),
             haproxy: HaproxyConfig::read(&mut reader),
             discovery: reader.discovery(),
             docker: reader.docker(),

@@ -142,6 +142,23 @@ pub const VARIABLES: &[Variable] = &[
          is driven",
     ),
     variable(
+        "SIDECAR_PROXY_THREADS",
+        "0",
+        "Threads of the built-in proxy, up to 256; 0 means one for each processor",
+    ),
+    variable(
+        "SIDECAR_PROXY_RESPONSE_TIMEOUT",
+        "60s",
+        "How long the built-in proxy waits for an instance to begin its answer to a request before it \
+         answers 504; 0 means for ever",
+    ),
+    variable(
+        "SIDECAR_PROXY_ACCESS_LOG",
+        "",
+        "File to which the built-in proxy writes each request of http and ws mode, as a line of JSON; \
+         none when empty",
+    ),
+    variable(
         "HAPROXY_DISABLE",
         "false",
         "No data plane, where SIDECAR_PROXY is not set",

@@ -1,5 +1,8 @@
-//! Which endpoint gets the next connection: those with less than their share of the open ones take turns,
-//! as often as their weights say. Pure: the caller passes the time.
+//! Which endpoint gets the next connection or request. Pure: the caller passes the time.
+//!
+//! Turns are given as often as weights say. Connections go to those with less than their share of the open
+//! ones. A request goes to the endpoint whose turn it is, or to the one after it when that has far less to do:
+//! of two choices the better one, by requests in flight and latency.
 //!
 //! An endpoint that could not be reached is asked last for a while (see [`PENALTY_MIN`]). When the
 //! while is over a single connection tries it; the others wait for its outcome, so a host that
@@ -11,17 +14,19 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
+
+use super::upstream::Upstream;
 
 /// How long an endpoint is asked last after its first failure; doubles with each failed trial.
 pub(super) const PENALTY_MIN: Duration = Duration::from_secs(1);
 /// The longest an endpoint is asked last before it is tried again.
 pub(super) const PENALTY_MAX: Duration = Duration::from_secs(10);
+
+/// How many times dearer the endpoint whose turn it is must be for the next to be preferred.
+const MUCH_DEARER: f64 = 2.0;
 
 /// What a choice costs an endpoint of weight 1; larger than any weight, so that shares are exact.
 const STRIDE: u64 = 1 << 20;
@@ -43,7 +48,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Entry {
-    endpoint: Arc<Counters>,
+    endpoint: Arc<Upstream>,
     weight: u8,
     /// Grows by [`STRIDE`] over the weight with each choice: equal for endpoints that had their share.
     progress: u64,
@@ -56,26 +61,17 @@ struct Penalty {
     length: Duration,
 }
 
-/// What is counted of one endpoint; outlives its place in the pool while connections last.
-#[derive(Debug)]
-pub(super) struct Counters {
-    pub(super) address: SocketAddr,
-    pub(super) open: AtomicU64,
-    pub(super) total: AtomicU64,
-    pub(super) failures: AtomicU64,
-}
-
 /// What a pool tells of one endpoint.
 #[derive(Debug)]
 pub(super) struct View {
-    pub(super) endpoint: Arc<Counters>,
+    pub(super) endpoint: Arc<Upstream>,
     pub(super) avoided: bool,
 }
 
 /// The choice of an endpoint for one connection; it counts as open until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
-    endpoint: Arc<Counters>,
+    endpoint: Arc<Upstream>,
     /// Whether this is the one connection that finds out if a penalty still holds.
     trial: bool,
     /// Whether the pool had no other endpoint left to offer.
@@ -109,6 +105,10 @@ impl Pool {
                 entry
             })
             .collect();
+        drop(inner);
+        for gone in old {
+            gone.endpoint.retire();
+        }
     }
 
     /// Chooses an endpoint that is not among `tried`; `None` when there is no other.
@@ -120,10 +120,6 @@ impl Pool {
         let untried: Vec<usize> = candidates
             .filter(|&at| !tried.contains(&inner.entries[at].endpoint.address))
             .collect();
-        let avoided = |entry: &Entry| {
-            let until = entry.penalty.map(|penalty| penalty.until);
-            until.filter(|until| *until > now)
-        };
         // Counts change meanwhile: what is decided by is looked at once.
         let open: Vec<u64> = untried
             .iter()
@@ -131,7 +127,7 @@ impl Pool {
             .collect();
         let (mut connections, mut weights) = (1, 0);
         for (&at, open) in untried.iter().zip(&open) {
-            if avoided(&inner.entries[at]).is_none() {
+            if inner.entries[at].avoided_until(now).is_none() {
                 connections += open;
                 weights += u64::from(inner.entries[at].weight);
             }
@@ -144,26 +140,40 @@ impl Pool {
                 let entry = &inner.entries[at];
                 // Of all connections, that to come included, rounded up: somebody always has less.
                 let share = (connections * u64::from(entry.weight)).div_ceil(weights.max(1));
-                (avoided(entry), open >= share, entry.progress)
+                (entry.avoided_until(now), open >= share, entry.progress)
             })?;
-        inner.next = at + 1;
-        let reached = inner.entries[at].progress.max(inner.progress);
-        inner.progress = reached;
-        let entry = &mut inner.entries[at];
-        entry.progress = reached + STRIDE / u64::from(entry.weight);
-        let mut trial = false;
-        if let Some(penalty) = &mut entry.penalty
-            && penalty.until <= now
-        {
-            penalty.until = now + penalty.length;
-            trial = true;
+        Some(inner.lease(at, untried.len() == 1, now))
+    }
+
+    /// Chooses an endpoint for a request that is not among `tried`; `None` when there is no other.
+    pub(super) fn pick_for_request(&self, tried: &[SocketAddr], now: Instant) -> Option<Lease> {
+        let mut inner = self.lock();
+        let (mut first, mut second) = (None, None);
+        let mut untried = 0;
+        let count = inner.entries.len();
+        let start = inner.next;
+        for at in (0..count).map(|step| (start + step) % count) {
+            let entry = &inner.entries[at];
+            if tried.contains(&entry.endpoint.address) {
+                continue;
+            }
+            untried += 1;
+            let key = (entry.avoided_until(now), entry.progress);
+            // The first of equals wins, so equals take turns.
+            if first.is_none_or(|(_, best)| key < best) {
+                second = first.replace((at, key));
+            } else if second.is_none_or(|(_, best)| key < best) {
+                second = Some((at, key));
+            }
         }
-        entry.endpoint.open.fetch_add(1, Relaxed);
-        Some(Lease {
-            endpoint: entry.endpoint.clone(),
-            trial,
-            last: untried.len() == 1,
-        })
+        let (mut at, (avoided, _)) = first?;
+        if let Some((next, (None, _))) = second
+            && avoided.is_none()
+            && inner.is_much_dearer(at, next, now)
+        {
+            at = next;
+        }
+        Some(inner.lease(at, untried == 1, now))
     }
 
     /// The endpoint answered.
@@ -191,19 +201,60 @@ impl Pool {
             until: now + length,
             length,
         });
+        entry.endpoint.ejections.fetch_add(1, Relaxed);
+    }
+
+    /// Closes kept connections that are of no more use.
+    pub(super) fn sweep(&self, now: Instant) {
+        let upstreams: Vec<Arc<Upstream>> = {
+            let inner = self.lock();
+            inner.entries.iter().map(|it| it.endpoint.clone()).collect()
+        };
+        for upstream in upstreams {
+            upstream.idle.sweep(now);
+        }
     }
 
     /// All endpoints, ordered by address.
     pub(super) fn view(&self, now: Instant) -> Vec<View> {
         let view = |entry: &Entry| View {
             endpoint: entry.endpoint.clone(),
-            avoided: entry.penalty.is_some_and(|penalty| penalty.until > now),
+            avoided: entry.avoided_until(now).is_some(),
         };
         self.lock().entries.iter().map(view).collect()
     }
 }
 
 impl Inner {
+    /// Gives the turn to the entry at `at`.
+    fn lease(&mut self, at: usize, last: bool, now: Instant) -> Lease {
+        self.next = at + 1;
+        let reached = self.entries[at].progress.max(self.progress);
+        self.progress = reached;
+        let entry = &mut self.entries[at];
+        entry.progress = reached + STRIDE / u64::from(entry.weight);
+        let mut trial = false;
+        if let Some(penalty) = &mut entry.penalty
+            && penalty.until <= now
+        {
+            penalty.until = now + penalty.length;
+            trial = true;
+        }
+        entry.endpoint.open.fetch_add(1, Relaxed);
+        Lease {
+            endpoint: entry.endpoint.clone(),
+            trial,
+            last,
+        }
+    }
+
+    fn is_much_dearer(&self, one: usize, other: usize, now: Instant) -> bool {
+        let (one, other) = (&self.entries[one], &self.entries[other]);
+        let heaviest = f64::from(one.weight.max(other.weight));
+        let cost = |it: &Entry| it.endpoint.cost(f64::from(it.weight) / heaviest, now);
+        cost(one) > MUCH_DEARER * cost(other)
+    }
+
     /// The entry of a lease, unless it was removed (and perhaps added anew) since.
     fn entry(&mut self, lease: &Lease) -> Option<&mut Entry> {
         self.entries
@@ -214,22 +265,26 @@ impl Inner {
 
 impl Entry {
     fn new(address: SocketAddr, progress: u64) -> Self {
-        let endpoint = Counters {
-            address,
-            open: AtomicU64::new(0),
-            total: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        };
         Self {
-            endpoint: Arc::new(endpoint),
+            endpoint: Arc::new(Upstream::new(address)),
             weight: 1,
             progress,
             penalty: None,
         }
     }
+
+    /// Until when it is asked last, if it is.
+    fn avoided_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.penalty.map(|penalty| penalty.until);
+        until.filter(|until| *until > now)
+    }
 }
 
 impl Lease {
+    pub(super) fn upstream(&self) -> &Arc<Upstream> {
+        &self.endpoint
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         self.endpoint.address
     }
@@ -305,6 +360,76 @@ mod tests {
             let times = order.iter().filter(|it| **it == port).count();
             assert!((9..=11).contains(&times), "{port}: {order:?}");
         }
+    }
+
+    fn answered(pool: &Pool, times: usize, now: Instant) -> Vec<u16> {
+        let pick = |_| pool.pick_for_request(&[], now).unwrap().address().port();
+        (0..times).map(pick).collect()
+    }
+
+    #[test]
+    fn requests_take_turns_as_weights_say_while_all_are_alike() {
+        let pool = Pool::default();
+        pool.replace(&[(address(1), 10), (address(2), 30)].into());
+        let now = Instant::now();
+        let chosen = answered(&pool, 80, now);
+        assert_eq!(chosen.iter().filter(|port| **port == 1).count(), 20);
+    }
+
+    #[test]
+    fn of_two_choices_the_far_less_loaded_gets_the_request() {
+        let pool = pool(&[1, 2, 3]);
+        let now = Instant::now();
+        let held = pool.pick_for_request(&[], now).unwrap();
+        assert_eq!(held.address().port(), 1);
+        let also = pool
+            .pick_for_request(&[address(2), address(3)], now)
+            .unwrap();
+        // Two in flight make it three times as dear as an idle one.
+        assert_eq!(answered(&pool, 4, now), [2, 3, 2, 3]);
+        drop((held, also));
+        let again = answered(&pool, 3, now);
+        assert!(again.contains(&1), "{again:?}");
+    }
+
+    #[test]
+    fn a_slow_endpoint_gets_little_until_its_slowness_is_old() {
+        let pool = pool(&[1, 2]);
+        let start = Instant::now();
+        let slow = pool.pick_for_request(&[], start).unwrap();
+        slow.upstream()
+            .answered(200, Duration::from_millis(100), start);
+        drop(slow);
+        assert_eq!(answered(&pool, 4, start), [2; 4]);
+        let later = start + Duration::from_secs(60);
+        assert!(answered(&pool, 2, later).contains(&1));
+    }
+
+    #[test]
+    fn a_failed_endpoint_gets_no_request_while_there_is_another() {
+        let pool = pool(&[1, 2]);
+        let now = Instant::now();
+        let lease = pool.pick_for_request(&[], now).unwrap();
+        pool.failed(&lease, now);
+        assert_eq!(lease.upstream().ejections.load(Relaxed), 1);
+        assert_eq!(answered(&pool, 3, now), [2; 3]);
+        assert_eq!(answered(&pool, 2, now + PENALTY_MIN).len(), 2);
+        let last = pool.pick_for_request(&[address(2)], now).unwrap();
+        assert!(last.is_last() && last.address().port() == 1);
+        assert!(
+            pool.pick_for_request(&[address(1), address(2)], now)
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn who_leaves_the_pool_is_retired() {
+        let pool = pool(&[1, 2]);
+        let now = Instant::now();
+        let lease = pool.pick_for_request(&[], now).unwrap();
+        pool.replace(&equal(&[2]));
+        assert!(lease.upstream().is_retired());
+        assert!(pool.view(now).iter().all(|it| !it.endpoint.is_retired()));
     }
 
     #[test]

@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use catalog::ProxyMode;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit, time::timeout};
 
-use super::{Shared, balance::Lease, copy, listener::Port};
+use super::{Shared, balance::Lease, copy, http, listener::Port};
 
 /// Silence after which the kernel asks whether the other side is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -31,7 +32,12 @@ pub(super) async fn serve(
 ) {
     port.counts.total.fetch_add(1, Relaxed);
     let open = Open::new(&port.counts.open);
-    carry(client, &port, &shared).await;
+    match port.mode() {
+        ProxyMode::Tcp => carry(client, &port, &shared).await,
+        ProxyMode::Http | ProxyMode::Ws => {
+            http::serve(client, port.clone(), shared.clone()).await;
+        }
+    }
     drop((open, permit));
 }
 
@@ -47,7 +53,6 @@ async fn carry(client: TcpStream, port: &Port, shared: &Shared) {
         return;
     };
     tune(&client);
-    tune(&endpoint);
     let counts = &port.counts;
     let (up, down) = (&counts.to_endpoints_bytes, &counts.to_clients_bytes);
     let ended = tokio::select! {
@@ -72,30 +77,40 @@ async fn connect(port: &Port, shared: &Shared) -> Option<(TcpStream, Lease)> {
     while start.elapsed() < limits.connect_deadline {
         let lease = port.pool.pick(&tried, Instant::now())?;
         let address = lease.address();
-        let patience = if lease.is_last() {
-            limits.connect_timeout_last
-        } else {
-            limits.connect_timeout
-        };
-        let attempt = timeout(patience, TcpStream::connect(address)).await;
-        let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        match attempt.and_then(|stream| refuse_loop(stream, port)) {
-            Ok(endpoint) => {
-                port.pool.reached(&lease);
-                return Some((endpoint, lease));
-            }
-            Err(error) => {
-                tracing::debug!(port = port.address.port(), endpoint = %address, %error,
-                    "cannot reach an endpoint");
-                port.counts.connect_failures.fetch_add(1, Relaxed);
-                if !is_ours(&error) {
-                    port.pool.failed(&lease, Instant::now());
-                }
-                tried.push(address);
-            }
+        match dial(&lease, port, shared).await {
+            Ok(endpoint) => return Some((endpoint, lease)),
+            Err(_) => tried.push(address),
         }
     }
     None
+}
+
+/// Connects to one endpoint, and remembers how it went.
+///
+/// # Errors
+/// When it refuses, or does not answer in time.
+pub(super) async fn dial(lease: &Lease, port: &Port, shared: &Shared) -> io::Result<TcpStream> {
+    let limits = &shared.limits;
+    let patience = if lease.is_last() {
+        limits.connect_timeout_last
+    } else {
+        limits.connect_timeout
+    };
+    let attempt = timeout(patience, TcpStream::connect(lease.address())).await;
+    let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let stream = attempt
+        .and_then(|stream| refuse_loop(stream, port))
+        .inspect_err(|error| {
+            tracing::debug!(port = port.address.port(), endpoint = %lease.address(), %error,
+                "cannot reach an endpoint");
+            port.counts.connect_failures.fetch_add(1, Relaxed);
+            if !is_ours(error) {
+                port.pool.failed(lease, Instant::now());
+            }
+        })?;
+    port.pool.reached(lease);
+    tune(&stream);
+    Ok(stream)
 }
 
 /// Whether the failure says nothing about the endpoint: this process or host has run out of file
@@ -132,7 +147,7 @@ fn refuse_loop(stream: TcpStream, port: &Port) -> io::Result<TcpStream> {
 
 /// Sends small writes at once and notices dead peers. A socket too broken for its options shows
 /// that with the first byte.
-fn tune(stream: &TcpStream) {
+pub(super) fn tune(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
@@ -145,7 +160,7 @@ fn tune(stream: &TcpStream) {
 }
 
 /// Closes with a reset, which no client can take for a complete answer.
-fn reset(stream: TcpStream) {
+pub(super) fn reset(stream: TcpStream) {
     if let Err(error) = stream.set_zero_linger() {
         tracing::trace!(%error, "cannot reset a connection; closing it");
     }

@@ -90,7 +90,11 @@ fn step(from: &TcpStream, to: &TcpStream, chunk: &mut [u8]) -> io::Result<Step> 
     })
 }
 
-async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+/// Writes all of it.
+///
+/// # Errors
+/// When the receiver is gone.
+pub(super) async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         to.writable().await?;
         match to.try_write(rest) {

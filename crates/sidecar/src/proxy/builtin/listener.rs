@@ -16,6 +16,7 @@ use std::{
 };
 
 use catalog::ProxyMode;
+use hyper::StatusCode;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ struct Owner {
     mode: ProxyMode,
     /// Endpoints that are this very listener, left out.
     own: BTreeSet<SocketAddr>,
+    /// Since when there is no route.
+    vacant: Option<Instant>,
 }
 
 /// Grow for as long as the listener lives.
@@ -65,6 +68,23 @@ pub(super) struct Counts {
     pub(super) connect_failures: AtomicU64,
     pub(super) to_endpoints_bytes: AtomicU64,
     pub(super) to_clients_bytes: AtomicU64,
+    /// Requests, in http and ws mode.
+    pub(super) requests: AtomicU64,
+    /// Times a request was given to another endpoint, or again to the same.
+    pub(super) retries: AtomicU64,
+    /// Answers of the proxy itself, by [`OWN_CODES`].
+    own_answers: [AtomicU64; OWN_CODES.len()],
+}
+
+/// Statuses of answers that the proxy makes itself; the last stands for any other.
+const OWN_CODES: [u16; 7] = [400, 405, 408, 502, 503, 504, 500];
+
+impl Counts {
+    /// The proxy answered itself.
+    pub(super) fn own_answer(&self, status: StatusCode) {
+        let known = OWN_CODES.iter().position(|code| *code == status.as_u16());
+        self.own_answers[known.unwrap_or(OWN_CODES.len() - 1)].fetch_add(1, Relaxed);
+    }
 }
 
 /// Of values that are replaced as a whole: a panic elsewhere leaves them valid.
@@ -119,7 +139,23 @@ impl Port {
             service: route.service.clone(),
             mode: route.mode,
             own,
+            vacant: None,
         };
+    }
+
+    /// There is no route any more.
+    pub(super) fn vacate(&self, now: Instant) {
+        self.pool.replace(&BTreeMap::new());
+        lock(&self.owner).vacant.get_or_insert(now);
+    }
+
+    /// Since when there is no route.
+    pub(super) fn vacant_since(&self) -> Option<Instant> {
+        lock(&self.owner).vacant
+    }
+
+    pub(super) fn mode(&self) -> ProxyMode {
+        lock(&self.owner).mode
     }
 
     pub(super) fn service(&self) -> String {
@@ -133,21 +169,28 @@ impl Port {
         known.connections_open > 0
             || known.endpoints.iter().any(is_avoided)
             || counts.total.load(Acquire) != known.connections_total
+            || counts.requests.load(Relaxed) != known.requests_total
             || *lock(&self.listen) != known.listen
     }
 
     pub(super) fn status(&self, now: Instant) -> PortStatus {
+        let mode = self.mode();
+        let is_http = mode != ProxyMode::Tcp;
         let endpoints = self.pool.view(now).into_iter().map(|view| EndpointStatus {
             address: view.endpoint.address,
             connections_open: view.endpoint.open.load(Relaxed),
             connections_total: view.endpoint.total.load(Relaxed),
             connect_failures: view.endpoint.failures.load(Relaxed),
             avoided: view.avoided,
+            ejections: view.endpoint.ejections.load(Relaxed),
+            sent_bytes: view.endpoint.sent_bytes.load(Relaxed),
+            received_bytes: view.endpoint.received_bytes.load(Relaxed),
+            requests: is_http.then(|| view.endpoint.requests.status()),
         });
         let counts = &self.counts;
         PortStatus {
             service: self.service(),
-            mode: lock(&self.owner).mode,
+            mode,
             listen: lock(&self.listen).clone(),
             // What a connection counted is seen once its end is.
             connections_open: counts.open.load(Acquire),
@@ -156,6 +199,14 @@ impl Port {
             connect_failures: counts.connect_failures.load(Relaxed),
             to_endpoints_bytes: counts.to_endpoints_bytes.load(Relaxed),
             to_clients_bytes: counts.to_clients_bytes.load(Relaxed),
+            requests_total: counts.requests.load(Relaxed),
+            retries_total: counts.retries.load(Relaxed),
+            own_answers: OWN_CODES
+                .iter()
+                .zip(&counts.own_answers)
+                .map(|(code, count)| (*code, count.load(Relaxed)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
             endpoints: endpoints.collect(),
         }
     }

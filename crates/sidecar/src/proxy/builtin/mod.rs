@@ -2,33 +2,48 @@
 //! needs to be installed for it.
 //!
 //! It follows the newest [`Routes`] and skips those in between. A new route gets a listener, a
-//! removed one loses it at once (clients are refused), and a changed one only gets other endpoints
-//! for its next connections. An established connection is never touched by any of this: it ends
-//! when its client or its endpoint ends it, or when the drain at shutdown runs out.
+//! removed one loses it (clients are refused), and a changed one only gets other endpoints for its next
+//! connections. An established connection is never touched by any of this: it ends when its client or its
+//! endpoint ends it, or when the drain at shutdown runs out.
 //!
-//! All modes are carried as bytes: a connection, not a request, is what is balanced, tried on the
-//! next endpoint and counted. There is no idle timeout, because a database connection may be silent
-//! for hours; keep-alive probes find the dead ones.
+//! In tcp mode a connection is what is balanced, tried on the next endpoint and counted. There is no idle
+//! timeout, because a database connection may be silent for hours; keep-alive probes find the dead ones.
+//!
+//! In http and ws mode it is a request ([`http`]). An endpoint that leaves the route gets no more requests,
+//! on no connection, and finishes those it has. A port whose last endpoint has left answers 503 for a minute
+//! before it is closed: most often a service is being restarted.
 //!
 //! It decides nothing about ports, modes and owners: that is [`crate::routes`].
 
 mod balance;
 mod connection;
 mod copy;
+mod figures;
+mod http;
 mod listener;
 #[cfg(target_os = "linux")]
 mod splice;
 mod status;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64, atomic::Ordering::Relaxed},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, Release},
+        },
+    },
     time::{Duration, Instant},
 };
 
+use catalog::ProxyMode;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
@@ -36,12 +51,27 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus};
-use self::{listener::Port, status::is_listener};
+pub use self::{
+    figures::{BUCKET_BOUNDS_MICROS, RequestStatus},
+    status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus},
+};
+use self::{http::AccessLog, listener::Port, status::is_listener};
 use crate::routes::{Route, Routes, changed_ports};
 
+/// How long a port of http or ws mode answers 503 after its last endpoint has left.
+const VACANT_HOLD: Duration = Duration::from_secs(60);
+
+/// What the data plane is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// Its bounds.
+    pub limits: Limits,
+    /// File that each request is written to, as a line of JSON; none by default.
+    pub access_log: Option<PathBuf>,
+}
+
 /// Bounds of the data plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How long an endpoint may take to accept a connection while another is left to try; 1 s.
     pub connect_timeout: Duration,
@@ -56,6 +86,12 @@ pub struct Limits {
     /// accepted and waits for its turn; the rest wait in the listener's backlog. Each takes two
     /// file descriptors, so the process's limit usually comes first; then accepting pauses.
     pub connections_max: usize,
+    /// How long an endpoint may take to begin its answer to a request, from the last byte of the request on;
+    /// 60 s, zero for ever. The answer itself may take any time.
+    pub response_timeout: Duration,
+    /// How long a client may take to send the head of a request, also of the next one on a kept connection;
+    /// 60 s.
+    pub client_timeout: Duration,
     /// How often counts are published, beside every change of a listener; 1 s.
     pub status_interval: Duration,
 }
@@ -68,27 +104,19 @@ impl Default for Limits {
             connect_deadline: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(5),
             connections_max: 65_536,
+            response_timeout: Duration::from_secs(60),
+            client_timeout: Duration::from_secs(60),
             status_interval: Duration::from_secs(1),
         }
     }
-}
-
-/// Serves the newest routes on `bind` until `shutdown`, then drains: see [`run_with`].
-pub async fn run(
-    bind: IpAddr,
-    routes: watch::Receiver<Arc<Routes>>,
-    status: watch::Sender<Arc<PlaneStatus>>,
-    shutdown: CancellationToken,
-) {
-    run_with(Limits::default(), bind, routes, status, shutdown).await;
 }
 
 /// Serves the newest routes on `bind` until `shutdown`: then all listeners close at once, and this
 /// returns when the last connection has ended, or after the drain deadline with the rest cut off.
 ///
 /// When the sender of the routes is gone, the last ones stay in force.
-pub async fn run_with(
-    limits: Limits,
+pub async fn run(
+    options: Options,
     bind: IpAddr,
     routes: watch::Receiver<Arc<Routes>>,
     status: watch::Sender<Arc<PlaneStatus>>,
@@ -100,7 +128,7 @@ pub async fn run_with(
         inherited: Listeners::new(),
         requests,
     };
-    run_in_succession(limits, bind, routes, status, shutdown, succession).await;
+    run_in_succession(options, bind, routes, status, shutdown, succession).await;
 }
 
 /// Listening sockets by ServicePort.
@@ -117,18 +145,19 @@ pub struct Succession {
     pub requests: mpsc::Receiver<oneshot::Sender<Listeners>>,
 }
 
-/// [`run_with`], as one of several planes that serve the same ports one after the other.
+/// [`run`], as one of several planes that serve the same ports one after the other.
 pub async fn run_in_succession(
-    limits: Limits,
+    options: Options,
     bind: IpAddr,
     mut routes: watch::Receiver<Arc<Routes>>,
     status: watch::Sender<Arc<PlaneStatus>>,
     shutdown: CancellationToken,
     mut succession: Succession,
 ) {
+    let limits = options.limits;
     let mut plane = Plane {
         bind,
-        shared: Arc::new(Shared::new(limits)),
+        shared: Arc::new(Shared::new(&options)),
         routes: Arc::default(),
         ports: BTreeMap::new(),
         inherited: succession.inherited,
@@ -152,7 +181,10 @@ pub async fn run_in_succession(
                     break;
                 }
                 () = plane.shared.news.notified() => plane.publish(&status),
-                _ = ticks.tick() => plane.publish(&status),
+                _ = ticks.tick() => {
+                    plane.tidy(Instant::now()).await;
+                    plane.publish(&status);
+                }
             }
         }
     }
@@ -166,6 +198,11 @@ struct Shared {
     connections: TaskTracker,
     /// Ends established connections.
     cut_off: CancellationToken,
+    /// Clients of http and ws mode are to come again on another connection: another plane serves the ports.
+    retiring: AtomicBool,
+    /// The same, and who waits for its next request is not waited for.
+    closing: CancellationToken,
+    access_log: Option<AccessLog>,
     /// A listener changed its state.
     news: Notify,
     accept_failures: AtomicU64,
@@ -174,9 +211,20 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(limits: Limits) -> Self {
+    fn new(options: &Options) -> Self {
+        let limits = options.limits;
+        let open = |path: &PathBuf| {
+            AccessLog::open(path)
+                .inspect_err(|error| {
+                    tracing::warn!(path = %path.display(), %error, "there is no access log");
+                })
+                .ok()
+        };
         Self {
             limits,
+            retiring: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            access_log: options.access_log.as_ref().and_then(open),
             permits: Arc::new(Semaphore::new(limits.connections_max)),
             connections: TaskTracker::new(),
             cut_off: CancellationToken::new(),
@@ -225,9 +273,17 @@ impl Plane {
         let mut inherited = std::mem::take(&mut self.inherited);
         let before = std::mem::replace(&mut self.routes, routes.clone());
         let changes = changed_ports(&before.by_port, &routes.by_port);
-        let gone = changes.iter().filter(|(_, route)| route.is_none());
-        let gone = gone.filter_map(|(number, _)| self.ports.remove(number));
-        close(gone.collect()).await;
+        let mut gone = Vec::new();
+        for (number, _) in changes.iter().filter(|(_, route)| route.is_none()) {
+            let Some(running) = self.ports.get(number) else {
+                continue;
+            };
+            running.port.vacate(Instant::now());
+            if running.port.mode() == ProxyMode::Tcp {
+                gone.extend(self.ports.remove(number));
+            }
+        }
+        close(gone).await;
         for (number, route) in &changes {
             let Some(route) = route else { continue };
             if let Some(running) = self.ports.get(number) {
@@ -239,6 +295,22 @@ impl Plane {
             }
         }
         changes.into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// Closes ports that have been without a route for long, and connections to endpoints that are of no more
+    /// use.
+    async fn tidy(&mut self, now: Instant) {
+        let is_over = |port: &Port| {
+            let since = port.vacant_since();
+            since.is_some_and(|since| now.saturating_duration_since(since) >= VACANT_HOLD)
+        };
+        let over = self.ports.iter().filter(|(_, it)| is_over(&it.port));
+        let over: Vec<u16> = over.map(|(number, _)| *number).collect();
+        let over = over.iter().filter_map(|number| self.ports.remove(number));
+        close(over.collect()).await;
+        for running in self.ports.values() {
+            running.port.pool.sweep(now);
+        }
     }
 
     fn start(
@@ -293,6 +365,11 @@ impl Plane {
             connections_open: limits.connections_max - self.shared.permits.available_permits(),
             connections_max: limits.connections_max,
             accept_failures: self.shared.accept_failures.load(Relaxed),
+            access_lines_dropped: self
+                .shared
+                .access_log
+                .as_ref()
+                .map_or(0, AccessLog::dropped),
         };
         status.send_if_modified(|old| {
             let differs = **old != new;
@@ -319,6 +396,7 @@ impl Plane {
         let _ = successor.send(copies);
         self.publish(status);
         let shared = self.shared.clone();
+        shared.retiring.store(true, Release);
         shared.connections.close();
         tokio::select! {
             () = shared.connections.wait() => {}
@@ -330,6 +408,8 @@ impl Plane {
         close(std::mem::take(&mut self.ports).into_values().collect()).await;
         self.publish(status);
         let shared = &self.shared;
+        shared.retiring.store(true, Release);
+        shared.closing.cancel();
         shared.connections.close();
         let drained =
             tokio::time::timeout(shared.limits.drain_deadline, shared.connections.wait()).await;

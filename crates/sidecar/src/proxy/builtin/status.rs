@@ -9,6 +9,8 @@ use std::{
 use catalog::ProxyMode;
 use serde::{Deserialize, Serialize};
 
+use super::figures::RequestStatus;
+
 /// State of the whole data plane. Counts grow from the start of the listener they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PlaneStatus {
@@ -21,6 +23,8 @@ pub struct PlaneStatus {
     /// How often a connection could not be accepted, for example because the process had no file
     /// descriptor left.
     pub accept_failures: u64,
+    /// Lines of the access log that were dropped, since they came faster than they could be written.
+    pub access_lines_dropped: u64,
 }
 
 /// State of one ServicePort.
@@ -44,6 +48,15 @@ pub struct PortStatus {
     pub to_endpoints_bytes: u64,
     /// Bytes from endpoints to clients.
     pub to_clients_bytes: u64,
+    /// Requests, in http and ws mode.
+    #[serde(default)]
+    pub requests_total: u64,
+    /// How often a request was given to another endpoint, or again to the same.
+    #[serde(default)]
+    pub retries_total: u64,
+    /// Answers that the proxy made itself, by status.
+    #[serde(default)]
+    pub own_answers: BTreeMap<u16, u64>,
     /// Where its connections go, ordered by address.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -53,7 +66,7 @@ pub struct PortStatus {
 pub struct EndpointStatus {
     /// Where it answers.
     pub address: SocketAddr,
-    /// Connections open now, those being opened included.
+    /// Connections open now, those being opened included; in http and ws mode requests in flight.
     pub connections_open: u64,
     /// Connections that reached it.
     pub connections_total: u64,
@@ -61,6 +74,18 @@ pub struct EndpointStatus {
     pub connect_failures: u64,
     /// Whether it is asked last because it just could not be reached.
     pub avoided: bool,
+    /// How often it became so.
+    #[serde(default)]
+    pub ejections: u64,
+    /// Bytes sent to it.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Bytes received from it.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// What became of requests; `None` in tcp mode.
+    #[serde(default)]
+    pub requests: Option<RequestStatus>,
 }
 
 /// Whether a ServicePort can be connected to.

@@ -1,6 +1,8 @@
 //! Real sockets on loopback addresses. Each test binds an address of its own, so ports chosen by
 //! one cannot be taken by another.
 
+mod http;
+
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use catalog::ProxyMode;
@@ -33,12 +35,20 @@ struct Rig {
 
 impl Rig {
     fn start(last: u8, limits: Limits) -> Self {
+        let options = Options {
+            limits,
+            ..Options::default()
+        };
+        Self::start_with(last, options)
+    }
+
+    fn start_with(last: u8, options: Options) -> Self {
         let bind = IpAddr::V4(Ipv4Addr::new(127, 77, 0, last));
         let (routes, routes_seen) = watch::channel(Arc::default());
         let (status_out, status) = watch::channel(Arc::default());
         let shutdown = CancellationToken::new();
-        let plane = tokio::spawn(run_with(
-            limits,
+        let plane = tokio::spawn(run(
+            options,
             bind,
             routes_seen,
             status_out,
@@ -64,10 +74,16 @@ impl Rig {
     }
 
     fn route(&self, port: u16, endpoints: &[SocketAddr]) {
+        self.route_as(ProxyMode::Tcp, port, endpoints);
+    }
+
+    fn route_as(&self, mode: ProxyMode, port: u16, endpoints: &[SocketAddr]) {
         let mut routes = Routes::clone(&self.routes.borrow());
-        routes
-            .by_port
-            .insert(port, Arc::new(route("web", endpoints)));
+        let route = Route {
+            mode,
+            ..route("web", endpoints)
+        };
+        routes.by_port.insert(port, Arc::new(route));
         self.routes.send_replace(Arc::new(routes));
     }
 
@@ -434,8 +450,12 @@ async fn missing_address_is_reported_as_such() {
     // Of a block reserved for documentation: no interface has it.
     let address = SocketAddr::from(([192, 0, 2, 1], 8080));
     let shutdown = CancellationToken::new();
-    let plane = tokio::spawn(run_with(
-        quick(),
+    let options = Options {
+        limits: quick(),
+        ..Options::default()
+    };
+    let plane = tokio::spawn(run(
+        options,
         address.ip(),
         routes_seen,
         status_out,

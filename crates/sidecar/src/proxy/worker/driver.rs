@@ -27,8 +27,7 @@ use super::{
     socket::{self, SocketError},
 };
 use crate::{
-    config::LogFormat,
-    proxy::builtin::{self, Limits, PlaneStatus},
+    proxy::builtin::{self, PlaneStatus},
     routes::Routes,
 };
 
@@ -103,7 +102,8 @@ pub async fn drive(settings: Settings, mut inputs: Inputs) {
                     shutdown,
                     ..
                 } = inputs;
-                return builtin::run(settings.bind, routes, status, shutdown).await;
+                let options = settings.options;
+                return builtin::run(options, settings.bind, routes, status, shutdown).await;
             }
             Err(error) => warn!(%error, "trying again"),
         }
@@ -197,15 +197,10 @@ async fn greeting(stream: &mut UnixStream) -> Result<Hello, DriverError> {
 /// worker it succeeds.
 async fn start(settings: &Settings, stdin: OwnedFd, succeeds: bool) -> Result<(), DriverError> {
     let mut command = Command::new(OWN_PROGRAM);
-    command
-        .arg0("sidecar")
-        .arg("proxy-worker")
-        .args(["--bind", &settings.bind.to_string()])
-        .args(["--gossip-port", &settings.gossip_port.to_string()])
-        .args(["--logging-level", &settings.log_level]);
-    if settings.log_format == LogFormat::Json {
-        command.arg("--json");
-    }
+    command.arg0("sidecar").arg("proxy-worker").args([
+        "--settings",
+        &serde_json::to_string(settings).map_err(io::Error::from)?,
+    ]);
     if succeeds {
         command.arg("--succeed");
     }
@@ -312,7 +307,7 @@ async fn finish(
     if write(&mut to, &ToWorker::Stop).await.is_err() {
         return;
     }
-    let patience = Limits::default().drain_deadline + STOP_MARGIN;
+    let patience = builtin::Limits::default().drain_deadline + STOP_MARGIN;
     if timeout(patience, listen(&mut from, status)).await.is_err() {
         warn!("the process of the proxy has not ended in time");
     }

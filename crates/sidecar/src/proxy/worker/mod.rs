@@ -19,7 +19,7 @@ mod messages;
 mod serve;
 mod socket;
 
-use std::{net::IpAddr, os::unix::fs::MetadataExt as _};
+use std::{net::IpAddr, num::NonZeroUsize, os::unix::fs::MetadataExt as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub use self::{
     driver::{Inputs, drive, retire},
     serve::run,
 };
-use crate::config::LogFormat;
+use crate::{config::LogFormat, proxy::builtin::Options};
 
 /// The program of this process, also when its file has been replaced meanwhile.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -43,6 +43,12 @@ pub struct Settings {
     pub log_level: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Threads that carry bytes; as many as there are processors when it is not given.
+    #[serde(default)]
+    pub threads: Option<NonZeroUsize>,
+    /// What the data plane is told.
+    #[serde(default)]
+    pub options: Options,
 }
 
 impl Settings {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     logging,
-    proxy::builtin::{self, Limits, Listeners, PlaneStatus, Succession},
+    proxy::builtin::{self, Listeners, PlaneStatus, Succession},
     routes::Routes,
 };
 
@@ -58,9 +58,11 @@ pub fn run(settings: &Settings, succeeds: bool) -> anyhow::Result<()> {
     };
     let logs = Logs::default();
     logging::start_with(settings.level(), settings.log_format, logs.clone());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = settings.threads {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime = runtime.enable_all().build()?;
     let outcome = runtime.block_on(async {
         let worker = Worker::start(settings, estate, inherited, logs);
         let control = control_socket(control)?;
@@ -120,7 +122,7 @@ impl Worker {
             requests,
         };
         let plane = builtin::run_in_succession(
-            Limits::default(),
+            settings.options.clone(),
             settings.bind,
             routes_seen,
             status_sender,

@@ -1,0 +1,218 @@
+//! A kept HTTP/1.1 connection to an endpoint, and those that wait for their next request.
+//!
+//! hyper's connection does nothing unless it is polled; here whoever uses a link polls it, in the task of the
+//! client. So no request passes between tasks, and a link that waits costs no task.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::http1::{self, Connection, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    HEAD_BYTES_MAX, HEAD_FIELDS_MAX,
+    body::RequestBody,
+    stream::{Account, Counted},
+};
+use crate::proxy::builtin::upstream::Upstream;
+
+/// Most links that wait at one endpoint.
+const IDLE_MAX: usize = 1024;
+/// How long a link may wait. Endpoints close idle connections themselves, many after 60 s: better before.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// A request that cannot be repeated goes to links that waited less: the longer, the likelier the endpoint is
+/// about to close it.
+const IDLE_TIME_SURE: Duration = Duration::from_secs(1);
+
+/// One connection.
+#[derive(Debug)]
+pub(in crate::proxy::builtin) struct Link {
+    sender: SendRequest<RequestBody>,
+    connection: Connection<TokioIo<Counted>, RequestBody>,
+    upstream: Arc<Upstream>,
+    used: Instant,
+    is_fresh: bool,
+    has_ended: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct SendFailure {
+    /// The request, when nothing of it was sent.
+    pub(super) unsent: Option<Request<RequestBody>>,
+    pub(super) error: hyper::Error,
+}
+
+impl Link {
+    pub(super) async fn open(
+        stream: TcpStream,
+        upstream: Arc<Upstream>,
+    ) -> hyper::Result<Box<Self>> {
+        let account = Account::Endpoint(upstream.clone());
+        let io = TokioIo::new(Counted { stream, account });
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(HEAD_FIELDS_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
+            .handshake(io)
+            .await?;
+        Ok(Box::new(Self {
+            sender,
+            connection,
+            upstream,
+            used: Instant::now(),
+            is_fresh: true,
+            has_ended: false,
+        }))
+    }
+
+    /// Whether it was opened for the present request.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    fn work(&mut self, cx: &mut Context<'_>) {
+        if !self.has_ended && self.connection.poll_without_shutdown(cx).is_ready() {
+            self.has_ended = true;
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When the connection ends before.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendFailure> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let (connection, has_ended) = (&mut self.connection, &mut self.has_ended);
+        poll_fn(|cx| {
+            if !*has_ended && connection.poll_without_shutdown(cx).is_ready() {
+                *has_ended = true;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+        .map_err(|mut error| SendFailure {
+            unsent: error.take_message(),
+            error: error.into_error(),
+        })
+    }
+
+    /// Moves what the body of the answer is waiting for.
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<hyper::Result<hyper::body::Frame<Bytes>>>> {
+        self.work(cx);
+        hyper::body::Body::poll_frame(std::pin::Pin::new(body), cx)
+    }
+
+    /// The answer is over: the link waits for another request where it can.
+    pub(super) fn finish(mut self: Box<Self>, cx: &mut Context<'_>) {
+        self.work(cx);
+        if self.has_ended || !self.sender.is_ready() {
+            return;
+        }
+        self.used = Instant::now();
+        self.is_fresh = false;
+        let upstream = self.upstream.clone();
+        upstream.idle.put(self, &upstream);
+    }
+
+    /// The stream, after the endpoint agreed to another protocol, and what it has said in it already.
+    ///
+    /// # Errors
+    /// When the connection broke instead.
+    pub(super) async fn into_stream(mut self: Box<Self>) -> io::Result<(TcpStream, Bytes)> {
+        if !self.has_ended {
+            poll_fn(|cx| self.connection.poll_without_shutdown(cx))
+                .await
+                .map_err(io::Error::other)?;
+        }
+        let parts = self.connection.into_parts();
+        Ok((parts.io.into_inner().stream, parts.read_buf))
+    }
+}
+
+/// Links of one endpoint that wait.
+#[derive(Debug, Default)]
+pub(in crate::proxy::builtin) struct IdleLinks {
+    links: Mutex<Vec<Box<Link>>>,
+}
+
+impl IdleLinks {
+    fn lock(&self) -> MutexGuard<'_, Vec<Box<Link>>> {
+        // One push or pop at a time: a panic elsewhere leaves it whole.
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link used last that is still open. `surely`: rather none than one that may be about to close.
+    pub(super) async fn take(&self, surely: bool) -> Option<Box<Link>> {
+        poll_fn(|cx| {
+            loop {
+                let Some(mut link) = self.lock().pop() else {
+                    return Poll::Ready(None);
+                };
+                if surely && link.used.elapsed() > IDLE_TIME_SURE {
+                    self.lock().push(link);
+                    return Poll::Ready(None);
+                }
+                link.work(cx);
+                if !link.has_ended && link.sender.is_ready() {
+                    return Poll::Ready(Some(link));
+                }
+            }
+        })
+        .await
+    }
+
+    fn put(&self, link: Box<Link>, upstream: &Upstream) {
+        let mut links = self.lock();
+        if links.len() < IDLE_MAX {
+            links.push(link);
+        }
+        drop(links);
+        // It may have been retired while this one was on its way.
+        if upstream.is_retired() {
+            self.clear();
+        }
+    }
+
+    /// Closes all.
+    pub(in crate::proxy::builtin) fn clear(&self) {
+        let links = std::mem::take(&mut *self.lock());
+        drop(links);
+    }
+
+    /// Closes what the endpoint has closed and what has waited long.
+    pub(in crate::proxy::builtin) fn sweep(&self, now: Instant) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut gone = Vec::new();
+        let mut links = self.lock();
+        for mut link in std::mem::take(&mut *links) {
+            link.work(&mut cx);
+            let waited = now.saturating_duration_since(link.used);
+            if link.has_ended || waited > IDLE_TIME_MAX {
+                gone.push(link);
+            } else {
+                links.push(link);
+            }
+        }
+        drop(links);
+        drop(gone);
+    }
+}

@@ -1,0 +1,227 @@
+//! HTTP and WebSocket mode: requests are balanced, not connections. HTTP/1.1 and HTTP/2 without TLS, told apart
+//! by their first bytes; hyper parses and writes both, here is decided what becomes of each request.
+//!
+//! A client's HTTP/1.1 connection is one task, in which its requests' connections to endpoints are moved, too.
+
+mod access;
+mod answers;
+mod body;
+mod forward;
+pub(super) mod h2;
+mod headers;
+pub(super) mod link;
+mod stream;
+
+use std::{future::poll_fn, io, net::Shutdown, pin::Pin, sync::Arc, time::Duration};
+
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+pub(super) use self::access::AccessLog;
+use self::{
+    forward::{Forwarder, Tunnel},
+    stream::{Account, Counted},
+};
+use super::{
+    Shared, connection,
+    copy::{self, write},
+    listener::Port,
+};
+
+/// Longest head of a message, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most fields in one.
+const HEAD_FIELDS_MAX: usize = 128;
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// Silence after which a client is asked by HTTP/2 whether it is still there, and how long it may take.
+const PING_AFTER: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long is read on after our last word, so that it is not lost to a client that is still sending.
+const LINGER: Duration = Duration::from_secs(2);
+/// What a client begins with that speaks HTTP/2 (RFC 9113, 3.4); no method of HTTP/1.1 begins like it.
+const PREFACE: &[u8] = b"PRI";
+/// Pause between looks at a first word that is not whole.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Serves a client until either side ends the connection, or connections are cut off.
+pub(super) async fn serve(client: TcpStream, port: Arc<Port>, shared: Arc<Shared>) {
+    let Ok(address) = client.peer_addr() else {
+        return;
+    };
+    connection::tune(&client);
+    let cut_off = shared.cut_off.clone();
+    let work = async {
+        let limit = shared.limits.client_timeout;
+        match tokio::time::timeout(limit, speaks_http2(&client)).await {
+            Ok(Ok(true)) => serve_http2(client, port, shared, address).await,
+            Ok(Ok(false)) => serve_http1(client, port, shared, address).await,
+            // Nothing was said.
+            Ok(Err(_)) | Err(_) => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        () = work => {}
+        () = cut_off.cancelled() => {}
+    }
+}
+
+/// Waits for the client's first word.
+async fn speaks_http2(client: &TcpStream) -> io::Result<bool> {
+    let mut word = [0; PREFACE.len()];
+    loop {
+        let count = client.peek(&mut word).await?;
+        if count == 0 || !PREFACE.starts_with(&word[..count]) {
+            return Ok(false);
+        }
+        if count == word.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+async fn serve_http1(
+    client: TcpStream,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+    address: std::net::SocketAddr,
+) {
+    let forwarder = Arc::new(Forwarder::new(port.clone(), shared.clone(), address));
+    let service = {
+        let forwarder = forwarder.clone();
+        service_fn(move |request| {
+            let forwarder = forwarder.clone();
+            // Unpin, and only as large as it has to be while there is a request.
+            Box::pin(async move { forwarder.answer(request).await }) as Pin<Box<_>>
+        })
+    };
+    let account = Account::Client(port.clone());
+    let io = TokioIo::new(Counted {
+        stream: client,
+        account,
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.limits.client_timeout)
+        // Who has said all it wants to say may still want to hear the answer.
+        .half_close(true)
+        .auto_date_header(false)
+        .max_headers(HEAD_FIELDS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .serve_connection(io, service);
+    let mut is_closing = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
+            () = shared.closing.cancelled(), if !is_closing => {
+                is_closing = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    let parts = connection.into_parts();
+    let client = parts.io.into_inner().stream;
+    match (ended, forwarder.take_tunnel()) {
+        (Ok(()), Some(tunnel)) => carry(client, &parts.read_buf, tunnel, &port).await,
+        (Ok(()), None) => linger(client).await,
+        (Err(error), _) => {
+            tracing::debug!(port = port.address.port(), client = %address, %error,
+                "a client's connection broke");
+            if error.is_parse() {
+                // It was told what is wrong.
+                linger(client).await;
+            } else {
+                // What broke must not look complete.
+                connection::reset(client);
+            }
+        }
+    }
+}
+
+/// Carries bytes both ways after an upgrade.
+async fn carry(client: TcpStream, early: &[u8], tunnel: Tunnel, port: &Port) {
+    let Tunnel {
+        stream: endpoint,
+        said,
+        lease,
+    } = tunnel;
+    let (up, down) = (
+        &port.counts.to_endpoints_bytes,
+        &port.counts.to_clients_bytes,
+    );
+    let work = async {
+        write(&endpoint, early).await?;
+        write(&client, &said).await?;
+        copy::both_ways(&client, &endpoint, up, down).await
+    };
+    if let Err(error) = work.await {
+        tracing::debug!(port = port.address.port(), endpoint = %lease.address(), %error,
+            "an upgraded connection broke");
+        connection::reset(client);
+        connection::reset(endpoint);
+    }
+}
+
+/// Ends our half and reads what is still coming, for a while: to close before would be a reset, which can
+/// destroy what the client has not read yet.
+async fn linger(mut client: TcpStream) {
+    if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut rest = [0; 4096];
+    let drain = async { while matches!(client.read(&mut rest).await, Ok(count) if count > 0) {} };
+    // Who goes on after that has had its chance.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+async fn serve_http2(
+    client: TcpStream,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+    address: std::net::SocketAddr,
+) {
+    let forwarder = Arc::new(Forwarder::new(port.clone(), shared.clone(), address));
+    let service = service_fn(move |request| {
+        let forwarder = forwarder.clone();
+        async move { forwarder.answer(request).await }
+    });
+    let account = Account::Client(port.clone());
+    let io = TokioIo::new(Counted {
+        stream: client,
+        account,
+    });
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .adaptive_window(true)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(io, service)
+    );
+    let mut is_closing = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = shared.closing.cancelled(), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(port = port.address.port(), client = %address, %error,
+            "a client's HTTP/2 connection broke");
+    }
+}

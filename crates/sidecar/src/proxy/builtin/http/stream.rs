@@ -1,0 +1,103 @@
+//! A TCP stream that counts what passes through it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::proxy::builtin::{listener::Port, upstream::Upstream};
+
+/// Whose bytes are counted.
+#[derive(Debug)]
+pub(super) enum Account {
+    /// A client of this port.
+    Client(Arc<Port>),
+    /// This endpoint.
+    Endpoint(Arc<Upstream>),
+}
+
+/// The stream.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) stream: TcpStream,
+    pub(super) account: Account,
+}
+
+impl Account {
+    fn read(&self) -> &AtomicU64 {
+        match self {
+            Self::Client(port) => &port.counts.to_endpoints_bytes,
+            Self::Endpoint(upstream) => &upstream.received_bytes,
+        }
+    }
+
+    fn written(&self) -> &AtomicU64 {
+        match self {
+            Self::Client(port) => &port.counts.to_clients_bytes,
+            Self::Endpoint(upstream) => &upstream.sent_bytes,
+        }
+    }
+}
+
+impl Counted {
+    fn wrote(&self, count: usize) -> Poll<io::Result<usize>> {
+        self.account.written().fetch_add(count as u64, Relaxed);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let count = buffer.filled().len() - before;
+        self.account.read().fetch_add(count as u64, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.wrote(count)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes))?;
+        self.wrote(count)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
