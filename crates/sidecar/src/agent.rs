@@ -246,12 +246,13 @@ impl Agent {
             snapshot: snapshot.clone(),
             gossip: gossip.clone(),
             counters,
-            plane,
+            plane: plane.clone(),
             view: self.view.clone(),
         };
         self.start_http(Api {
             snapshots: snapshot,
             routes,
+            plane,
             local: self.view.clone(),
             drain,
             metrics: Arc::new(move || metrics.render()),

@@ -1,5 +1,7 @@
 //! What is counted, as Prometheus text. Read at each scrape; nothing is kept here.
 
+mod plane;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -12,10 +14,7 @@ use tokio::sync::watch;
 use crate::{
     cluster::core::Counters,
     local_view::{LocalView, SourceView},
-    proxy::{
-        builtin::{ListenState, PlaneStatus},
-        haproxy::State,
-    },
+    proxy::{builtin::PlaneStatus, haproxy::State},
 };
 
 /// Where the numbers come from.
@@ -70,7 +69,7 @@ impl Metrics {
         self.catalog(&mut text);
         self.registry(&mut text);
         self.membership(&mut text);
-        self.plane(&mut text);
+        plane::render(&self.plane.borrow().clone(), &mut text);
         self.haproxy(&mut text);
         self.sources(&mut text);
         self.checks(&mut text);
@@ -412,63 +411,6 @@ impl Metrics {
             ),
         ] {
             text.single(&format!("sidecar_gossip_{name}"), "gauge", help, value);
-        }
-    }
-
-    fn plane(&self, text: &mut Text) {
-        let plane = self.plane.borrow().clone();
-        type Read = fn(&crate::proxy::builtin::PortStatus) -> u64;
-        let families: [(&str, &str, &str, Read); 7] = [
-            (
-                "listening",
-                "gauge",
-                "Whether the ServicePort is open here.",
-                |port| u64::from(port.listen == ListenState::Listening),
-            ),
-            ("connections_open", "gauge", "Connections open.", |port| {
-                port.connections_open
-            }),
-            (
-                "connections_total",
-                "counter",
-                "Connections accepted.",
-                |port| port.connections_total,
-            ),
-            (
-                "connections_unserved_total",
-                "counter",
-                "Connections for which no endpoint answered.",
-                |port| port.connections_unserved,
-            ),
-            (
-                "connect_failures_total",
-                "counter",
-                "Failed connects to endpoints.",
-                |port| port.connect_failures,
-            ),
-            (
-                "to_endpoints_bytes_total",
-                "counter",
-                "Bytes from clients to endpoints.",
-                |port| port.to_endpoints_bytes,
-            ),
-            (
-                "to_clients_bytes_total",
-                "counter",
-                "Bytes from endpoints to clients.",
-                |port| port.to_clients_bytes,
-            ),
-        ];
-        for (name, kind, help, read) in families {
-            let name = format!("sidecar_proxy_{name}");
-            text.family(&name, kind, help);
-            for (service_port, port) in &plane.ports {
-                text.line(format_args!(
-                    "{name}{{service_port=\"{service_port}\",service=\"{}\"}} {}",
-                    label(&port.service),
-                    read(port)
-                ));
-            }
         }
     }
 

@@ -35,7 +35,11 @@ async fn without_descriptors_the_proxy_waits_and_then_serves() {
         ..Limits::default()
     };
     let shutdown = CancellationToken::new();
-    let plane = builtin::run_with(limits, free.ip(), routes, status_out, shutdown.clone());
+    let options = builtin::Options {
+        limits,
+        ..builtin::Options::default()
+    };
+    let plane = builtin::run(options, free.ip(), routes, status_out, shutdown.clone());
     let plane = tokio::spawn(plane);
     let listening = status.wait_for(|it| {
         it.ports

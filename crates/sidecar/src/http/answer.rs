@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, DrainOutcome, DrainRequest,
     documents::Library,
-    routes_document, servers,
+    proxy_document, routes_document, servers,
     target::{Refusal, Target, resolve},
     ui,
     watch::{self, Form},
@@ -96,6 +96,10 @@ impl Answers {
             })),
             // Not for pages of other origins: it holds what services answer.
             Target::Local => document("view of this host", self.api.local.document()),
+            Target::Proxy => open(document("status of the proxy", {
+                let plane = self.api.plane.borrow().clone();
+                proxy_document::encode(&plane)
+            })),
             Target::Metrics => body(StatusCode::OK, PROMETHEUS, (self.api.metrics)()),
             Target::Health => body(StatusCode::OK, JSON, "{\"status\":\"ok\"}"),
             Target::Ready => self.ready(),

@@ -15,6 +15,7 @@
 mod answer;
 mod connection;
 mod documents;
+mod proxy_document;
 pub(crate) mod routes_document;
 mod servers;
 mod target;
@@ -35,7 +36,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{local_view::LocalView, routes::Routes};
+use crate::{local_view::LocalView, proxy::builtin::PlaneStatus, routes::Routes};
 use answer::Answers;
 
 /// Most connections at a time; more wait in the listener's backlog.
@@ -56,6 +57,8 @@ pub struct Api {
     pub snapshots: channel::Receiver<Arc<Snapshot>>,
     /// The routes made of it.
     pub routes: channel::Receiver<Arc<Routes>>,
+    /// What the built-in proxy tells; empty while there is none.
+    pub plane: channel::Receiver<Arc<PlaneStatus>>,
     /// What this host sees of itself.
     pub local: Arc<LocalView>,
     /// Takes drain commands.

@@ -41,6 +41,8 @@ pub(super) enum Target {
     Routes,
     /// What this host sees of itself.
     Local,
+    /// What the built-in proxy carries.
+    Proxy,
     /// Metrics for Prometheus.
     Metrics,
     /// Whether the process answers.
@@ -82,6 +84,7 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         ["ready"] => read(Target::Ready),
         ["api", "v2", "routes"] => read(Target::Routes),
         ["api", "v2", "local"] => read(Target::Local),
+        ["api", "v2", "proxy"] => read(Target::Proxy),
         ["api", "services", id, "drain"] => {
             let id = decoded(id).ok_or(Refusal::NotFound)?;
             allowed(&[Method::POST], method, Target::Drain { id })

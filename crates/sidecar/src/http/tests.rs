@@ -108,6 +108,7 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
     let api = Api {
         snapshots: snapshots_seen,
         routes: routes_seen,
+        plane: channel::channel(Arc::default()).1,
         local: Arc::default(),
         drain,
         metrics: Arc::new(|| "sidecar_up 1\n".to_owned()),

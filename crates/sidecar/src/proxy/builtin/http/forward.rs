@@ -59,7 +59,7 @@ pub(super) struct Tunnel {
 /// What became of one attempt.
 enum Failure {
     /// Nothing was sent.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     /// The connection ended after something may have been sent.
     Lost,
     /// It is of no use to try again.
@@ -203,7 +203,7 @@ impl Forwarder {
             match attempt.run(request).await {
                 Ok(answer) => return (answer, Some(address), attempts),
                 Err(Failure::Unsent(unsent)) => {
-                    request = unsent;
+                    request = *unsent;
                     tried.push(address);
                 }
                 Err(Failure::Lost) => {
@@ -251,7 +251,7 @@ impl Attempt<'_> {
             match upstream.h2.open(&upstream, dial).await {
                 Ok(Some(sender)) => return self.share(sender, request).await,
                 Ok(None) => {}
-                Err(_) => return Err(Failure::Unsent(request)),
+                Err(_) => return Err(Failure::Unsent(Box::new(request))),
             }
         }
         let link = upstream.idle.take(self.is_surely_open).await;
@@ -260,9 +260,9 @@ impl Attempt<'_> {
             None => match connection::dial(&self.lease, port, shared).await {
                 Ok(stream) => match Link::open(stream, upstream.clone()).await {
                     Ok(link) => link,
-                    Err(_) => return Err(Failure::Unsent(request)),
+                    Err(_) => return Err(Failure::Unsent(Box::new(request))),
                 },
-                Err(_) => return Err(Failure::Unsent(request)),
+                Err(_) => return Err(Failure::Unsent(Box::new(request))),
             },
         };
         self.exchange(link, request).await
@@ -359,7 +359,7 @@ impl Attempt<'_> {
     fn judge(&self, failure: SendFailure, was_fresh: bool) -> Failure {
         let SendFailure { unsent, error } = failure;
         if let Some(request) = unsent {
-            return Failure::Unsent(request);
+            return Failure::Unsent(Box::new(request));
         }
         if error.is_user() {
             return Failure::Final(Trouble::ClientBroken);

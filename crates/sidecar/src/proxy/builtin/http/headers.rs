@@ -138,7 +138,7 @@ fn remove_hop_by_hop(fields: &mut HeaderMap, keeps_upgrade: bool) {
             .iter()
             .flat_map(|value| value.as_bytes().split(|it| *it == b','))
             .filter_map(|word| HeaderName::from_bytes(word.trim_ascii()).ok())
-            .filter(|name| !is_kept(name) && !(keeps_upgrade && name == header::UPGRADE))
+            .filter(|name| !(is_kept(name) || (keeps_upgrade && name == header::UPGRADE)))
             .collect();
         for name in named {
             fields.remove(name);

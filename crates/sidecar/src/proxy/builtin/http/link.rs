@@ -148,14 +148,20 @@ impl Link {
     }
 }
 
+#[expect(
+    clippy::vec_box,
+    reason = "a link is large and moves on, boxed as it is"
+)]
+type Links = Vec<Box<Link>>;
+
 /// Links of one endpoint that wait.
 #[derive(Debug, Default)]
 pub(in crate::proxy::builtin) struct IdleLinks {
-    links: Mutex<Vec<Box<Link>>>,
+    links: Mutex<Links>,
 }
 
 impl IdleLinks {
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<Link>>> {
+    fn lock(&self) -> MutexGuard<'_, Links> {
         // One push or pop at a time: a panic elsewhere leaves it whole.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
