@@ -148,10 +148,7 @@ impl Link {
     }
 }
 
-#[expect(
-    clippy::vec_box,
-    reason = "a link is large and moves on, boxed as it is"
-)]
+/// Boxed, since a link is large and moves on as it is.
 type Links = Vec<Box<Link>>;
 
 /// Links of one endpoint that wait.
