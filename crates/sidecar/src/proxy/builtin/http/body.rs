@@ -13,7 +13,11 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{access::Record, link::Link};
+use super::{
+    access::Record,
+    activity::{Activity, Answering, Reading},
+    link::Link,
+};
 use crate::proxy::builtin::balance::Lease;
 
 /// What a client sends to an endpoint.
@@ -21,6 +25,7 @@ use crate::proxy::builtin::balance::Lease;
 pub(in crate::proxy::builtin) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Option<Arc<Progress>>,
+    reading: Option<Reading>,
 }
 
 /// How far a request's body has come.
@@ -58,13 +63,14 @@ impl Progress {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming) -> Self {
+    pub(super) fn new(incoming: Incoming, activity: &Arc<Activity>) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
         Self {
             incoming: Some(incoming),
             progress: Some(Arc::new(Progress::new(Instant::now()))),
+            reading: Some(activity.reading()),
         }
     }
 
@@ -72,6 +78,7 @@ impl RequestBody {
         Self {
             incoming: None,
             progress: None,
+            reading: None,
         }
     }
 
@@ -100,9 +107,12 @@ impl Body for RequestBody {
             && let Some(progress) = &self.progress
         {
             progress.moved();
-            let ended = self.incoming.as_ref().is_none_or(Body::is_end_stream);
-            if ended || matches!(polled, Poll::Ready(None)) {
+            let has_ended = self.incoming.as_ref().is_none_or(Body::is_end_stream);
+            if has_ended || matches!(polled, Poll::Ready(None)) {
                 progress.ended.store(true, Relaxed);
+                if let Some(reading) = self.reading.take() {
+                    reading.end();
+                }
             }
         }
         polled
@@ -125,6 +135,7 @@ pub(super) struct ResponseBody {
     /// The request counts as in flight until the end.
     lease: Option<Lease>,
     record: Option<Box<Record>>,
+    answering: Option<Answering>,
 }
 
 #[derive(Debug)]
@@ -143,6 +154,7 @@ impl ResponseBody {
             source: Source::Link(incoming, Some(link)),
             lease: Some(lease),
             record: None,
+            answering: None,
         }
     }
 
@@ -151,6 +163,7 @@ impl ResponseBody {
             source: Source::Shared(incoming),
             lease: Some(lease),
             record: None,
+            answering: None,
         }
     }
 
@@ -159,12 +172,19 @@ impl ResponseBody {
             source: Source::Own(Some(text.into()).filter(|it| !it.is_empty())),
             lease: None,
             record: None,
+            answering: None,
         }
     }
 
     /// Has the end of the answer written down.
     pub(super) fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
+        self
+    }
+
+    /// Says that the answer is over when it is.
+    pub(super) fn tracked(mut self, answering: Answering) -> Self {
+        self.answering = Some(answering);
         self
     }
 

@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 
 use super::{
     access::{Line, Record},
+    activity::Activity,
     answers::Trouble,
     body::{Progress, RequestBody, ResponseBody},
     headers,
@@ -43,6 +44,7 @@ pub(super) struct Forwarder {
     pub(super) shared: Arc<Shared>,
     pub(super) client: SocketAddr,
     client_value: HeaderValue,
+    pub(super) activity: Arc<Activity>,
     /// Where an upgraded connection leads once its answer is sent.
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -69,12 +71,19 @@ enum Failure {
 type Answer = Response<ResponseBody>;
 
 impl Forwarder {
-    pub(super) fn new(port: Arc<Port>, shared: Arc<Shared>, client: SocketAddr) -> Self {
+    /// For a client that has been quiet `since` then.
+    pub(super) fn new(
+        port: Arc<Port>,
+        shared: Arc<Shared>,
+        client: SocketAddr,
+        since: Instant,
+    ) -> Self {
         Self {
             port,
             shared,
             client,
             client_value: headers::address_value(client.ip()),
+            activity: Arc::new(Activity::new(since)),
             tunnel: Mutex::default(),
         }
     }
@@ -94,6 +103,7 @@ impl Forwarder {
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let started = Instant::now();
         let version = request.version();
+        let answering = self.activity.answering();
         let mut record = self.record(&request, started);
         self.port.counts.requests.fetch_add(1, Relaxed);
         let (mut answer, endpoint, attempts) = self.find_answer(request).await;
@@ -110,10 +120,10 @@ impl Forwarder {
         if let Some(record) = &mut record {
             record.answered(answer.status().as_u16(), endpoint, attempts);
         }
-        Ok(match record {
-            Some(record) => answer.map(|body| body.recorded(record)),
-            None => answer,
-        })
+        Ok(answer.map(|body| match record {
+            Some(record) => body.recorded(record).tracked(answering),
+            None => body.tracked(answering),
+        }))
     }
 
     fn record(&self, request: &Request<Incoming>, started: Instant) -> Option<Box<Record>> {
@@ -150,7 +160,7 @@ impl Forwarder {
             Err(refusal) => return (self.give_up(Trouble::Refused(refusal)), None, 0),
         };
         head.version = Version::HTTP_11;
-        let body = RequestBody::new(incoming);
+        let body = RequestBody::new(incoming, &self.activity);
         let is_repeatable = body.is_empty() && headers::is_idempotent(&head.method);
         let spare = is_repeatable.then(|| head.clone());
         let request = Request::from_parts(head, body);

@@ -103,7 +103,7 @@ async fn handshake(stream: TcpStream, upstream: Arc<Upstream>) -> Option<SendReq
     let (verdict, heard) = oneshot::channel();
     let account = Account::Endpoint(upstream);
     let io = Overheard {
-        stream: Counted { stream, account },
+        stream: Counted::new(stream, account),
         head: Vec::with_capacity(FRAME_HEAD),
         verdict: Some(verdict),
     };

@@ -61,7 +61,7 @@ impl Link {
         upstream: Arc<Upstream>,
     ) -> hyper::Result<Box<Self>> {
         let account = Account::Endpoint(upstream.clone());
-        let io = TokioIo::new(Counted { stream, account });
+        let io = TokioIo::new(Counted::new(stream, account));
         let (sender, connection) = http1::Builder::new()
             .max_headers(HEAD_FIELDS_MAX)
             .max_header_size(HEAD_BYTES_MAX)

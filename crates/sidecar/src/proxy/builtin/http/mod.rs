@@ -4,6 +4,7 @@
 //! A client's HTTP/1.1 connection is one task, in which its requests' connections to endpoints are moved, too.
 
 mod access;
+mod activity;
 mod answers;
 mod body;
 mod forward;
@@ -12,8 +13,16 @@ mod headers;
 pub(super) mod link;
 mod stream;
 
-use std::{future::poll_fn, io, net::Shutdown, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::{Shutdown, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -24,6 +33,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 pub(super) use self::access::AccessLog;
 use self::{
+    activity::Activity,
     forward::{Forwarder, Tunnel},
     stream::{Account, Counted},
 };
@@ -46,54 +56,114 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const LINGER: Duration = Duration::from_secs(2);
 /// What a client begins with that speaks HTTP/2 (RFC 9113, 3.4); no method of HTTP/1.1 begins like it.
 const PREFACE: &[u8] = b"PRI";
+/// How long a client must have been quiet to be put aside: above the pauses of one that is at work.
+const ASIDE_AFTER: Duration = Duration::from_millis(250);
 /// Pause between looks at a first word that is not whole.
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Serves a client until either side ends the connection, or connections are cut off.
+///
+/// A client that waits for its next request is put aside: nothing of HTTP is kept for it but its socket.
 pub(super) async fn serve(client: TcpStream, port: Arc<Port>, shared: Arc<Shared>) {
     let Ok(address) = client.peer_addr() else {
         return;
     };
     connection::tune(&client);
-    let cut_off = shared.cut_off.clone();
+    let mut aside = Some(Aside {
+        client,
+        early: Bytes::new(),
+        since: Instant::now(),
+    });
     let work = async {
-        let limit = shared.limits.client_timeout;
-        match tokio::time::timeout(limit, speaks_http2(&client)).await {
-            Ok(Ok(true)) => serve_http2(client, port, shared, address).await,
-            Ok(Ok(false)) => serve_http1(client, port, shared, address).await,
-            // Nothing was said.
-            Ok(Err(_)) | Err(_) => {}
+        while let Some(client) = aside.take() {
+            let deadline = client.since + shared.limits.client_timeout;
+            if !client.early.is_empty() && deadline <= Instant::now() {
+                return client.refuse_to_wait().await;
+            }
+            let spoken = tokio::time::timeout_at(deadline.into(), client.speaks_http2());
+            let spoken = tokio::select! {
+                spoken = spoken => spoken,
+                () = shared.closing.cancelled() => return,
+            };
+            let (port, shared) = (port.clone(), shared.clone());
+            // Boxed, so that who waits takes no room for it.
+            match spoken {
+                Ok(Ok(true)) => Box::pin(serve_http2(client, port, shared, address)).await,
+                Ok(Ok(false)) => {
+                    aside = Box::pin(serve_http1(client, port, shared, address)).await;
+                }
+                // Nothing was said, for long or for ever.
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
     };
     tokio::select! {
         biased;
         () = work => {}
-        () = cut_off.cancelled() => {}
+        () = shared.cut_off.cancelled() => {}
     }
 }
 
-/// Waits for the client's first word.
-async fn speaks_http2(client: &TcpStream) -> io::Result<bool> {
-    let mut word = [0; PREFACE.len()];
-    loop {
-        let count = client.peek(&mut word).await?;
-        if count == 0 || !PREFACE.starts_with(&word[..count]) {
+/// A client that is expected to send a request.
+struct Aside {
+    client: TcpStream,
+    /// What has come of it.
+    early: Bytes,
+    /// When its last one was answered.
+    since: Instant,
+}
+
+impl Aside {
+    /// Waits for the client's first word.
+    async fn speaks_http2(&self) -> io::Result<bool> {
+        if !self.early.is_empty() {
             return Ok(false);
         }
-        if count == word.len() {
-            return Ok(true);
+        let mut word = [0; PREFACE.len()];
+        loop {
+            let count = self.client.peek(&mut word).await?;
+            if count == 0 || !PREFACE.starts_with(&word[..count]) {
+                return Ok(false);
+            }
+            if count == word.len() {
+                return Ok(true);
+            }
+            tokio::time::sleep(PREFACE_PAUSE).await;
         }
-        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+
+    /// A request was begun and does not come.
+    async fn refuse_to_wait(self) {
+        let answer =
+            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        if write(&self.client, answer).await.is_ok() {
+            linger(self.client).await;
+        }
+    }
+
+    fn into_io(self, port: &Arc<Port>, activity: &Arc<Activity>) -> TokioIo<Counted> {
+        let account = Account::Client(port.clone(), activity.clone());
+        TokioIo::new(Counted {
+            stream: self.client,
+            account,
+            early: self.early,
+        })
     }
 }
 
+/// Serves requests until the client is quiet, or the connection over.
 async fn serve_http1(
-    client: TcpStream,
+    client: Aside,
     port: Arc<Port>,
     shared: Arc<Shared>,
-    address: std::net::SocketAddr,
-) {
-    let forwarder = Arc::new(Forwarder::new(port.clone(), shared.clone(), address));
+    address: SocketAddr,
+) -> Option<Aside> {
+    let forwarder = Arc::new(Forwarder::new(
+        port.clone(),
+        shared.clone(),
+        address,
+        client.since,
+    ));
     let service = {
         let forwarder = forwarder.clone();
         service_fn(move |request| {
@@ -102,21 +172,15 @@ async fn serve_http1(
             Box::pin(async move { forwarder.answer(request).await }) as Pin<Box<_>>
         })
     };
-    let account = Account::Client(port.clone());
-    let io = TokioIo::new(Counted {
-        stream: client,
-        account,
-    });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.limits.client_timeout)
         // Who has said all it wants to say may still want to hear the answer.
         .half_close(true)
         .auto_date_header(false)
         .max_headers(HEAD_FIELDS_MAX)
         .max_header_size(HEAD_BYTES_MAX)
-        .serve_connection(io, service);
+        .serve_connection(client.into_io(&port, &forwarder.activity), service);
     let mut is_closing = false;
+    let mut look = pin!(tokio::time::sleep(ASIDE_AFTER));
     let ended = loop {
         tokio::select! {
             biased;
@@ -124,6 +188,22 @@ async fn serve_http1(
             () = shared.closing.cancelled(), if !is_closing => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = &mut look => {
+                let now = Instant::now();
+                let next = match forwarder.activity.quiet_since() {
+                    Some(since) if since + ASIDE_AFTER <= now => {
+                        let parts = connection.into_parts();
+                        return Some(Aside {
+                            client: parts.io.into_inner().stream,
+                            early: parts.read_buf,
+                            since,
+                        });
+                    }
+                    Some(since) => since + ASIDE_AFTER,
+                    None => now + ASIDE_AFTER,
+                };
+                look.as_mut().reset(next.into());
             }
         }
     };
@@ -144,6 +224,7 @@ async fn serve_http1(
             }
         }
     }
+    None
 }
 
 /// Carries bytes both ways after an upgrade.
@@ -182,21 +263,17 @@ async fn linger(mut client: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-async fn serve_http2(
-    client: TcpStream,
-    port: Arc<Port>,
-    shared: Arc<Shared>,
-    address: std::net::SocketAddr,
-) {
-    let forwarder = Arc::new(Forwarder::new(port.clone(), shared.clone(), address));
+async fn serve_http2(client: Aside, port: Arc<Port>, shared: Arc<Shared>, address: SocketAddr) {
+    let forwarder = Arc::new(Forwarder::new(
+        port.clone(),
+        shared.clone(),
+        address,
+        client.since,
+    ));
+    let io = client.into_io(&port, &forwarder.activity);
     let service = service_fn(move |request| {
         let forwarder = forwarder.clone();
         async move { forwarder.answer(request).await }
-    });
-    let account = Account::Client(port.clone());
-    let io = TokioIo::new(Counted {
-        stream: client,
-        account,
     });
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())

@@ -10,18 +10,20 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
+use super::activity::Activity;
 use crate::proxy::builtin::{listener::Port, upstream::Upstream};
 
 /// Whose bytes are counted.
 #[derive(Debug)]
 pub(super) enum Account {
-    /// A client of this port.
-    Client(Arc<Port>),
+    /// A client of this port, and what it is doing.
+    Client(Arc<Port>, Arc<Activity>),
     /// This endpoint.
     Endpoint(Arc<Upstream>),
 }
@@ -31,26 +33,40 @@ pub(super) enum Account {
 pub(super) struct Counted {
     pub(super) stream: TcpStream,
     pub(super) account: Account,
+    /// What was read of it already.
+    pub(super) early: Bytes,
 }
 
 impl Account {
     fn read(&self) -> &AtomicU64 {
         match self {
-            Self::Client(port) => &port.counts.to_endpoints_bytes,
+            Self::Client(port, _) => &port.counts.to_endpoints_bytes,
             Self::Endpoint(upstream) => &upstream.received_bytes,
         }
     }
 
     fn written(&self) -> &AtomicU64 {
         match self {
-            Self::Client(port) => &port.counts.to_clients_bytes,
+            Self::Client(port, _) => &port.counts.to_clients_bytes,
             Self::Endpoint(upstream) => &upstream.sent_bytes,
         }
     }
 }
 
 impl Counted {
-    fn wrote(&self, count: usize) -> Poll<io::Result<usize>> {
+    pub(super) fn new(stream: TcpStream, account: Account) -> Self {
+        Self {
+            stream,
+            account,
+            early: Bytes::new(),
+        }
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Account::Client(_, activity) = &self.account {
+            activity.blocked(polled.is_pending());
+        }
+        let count = ready!(polled)?;
         self.account.written().fetch_add(count as u64, Relaxed);
         Poll::Ready(Ok(count))
     }
@@ -62,6 +78,11 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let count = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let count = buffer.filled().len() - before;
@@ -76,8 +97,8 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.wrote(count)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -85,8 +106,12 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes))?;
-        self.wrote(count)
+        // The plain call costs the kernel less.
+        let polled = match bytes {
+            [only] => Pin::new(&mut self.stream).poll_write(cx, only),
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bytes),
+        };
+        self.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -665,6 +665,81 @@ async fn a_large_body_passes_whole_to_a_slow_reader() {
     drop(sending.await.unwrap());
 }
 
+#[tokio::test]
+async fn a_client_may_pause_anywhere_and_its_requests_stay_whole() {
+    const PAUSE: Duration = Duration::from_millis(600);
+    let mut rig = Rig::start(122, quick());
+    let mut peer = Peer::start().await;
+    let port = rig.http(&[peer.address]).await;
+    let mut client = rig.connect(port).await;
+    for _ in 0..2 {
+        // Pauses are what is tried here: after them the client has been put aside.
+        tokio::time::sleep(PAUSE).await;
+        say(&mut client, "POST /a HTTP/1.1\r\nHo").await;
+        tokio::time::sleep(PAUSE).await;
+        say(&mut client, "st: web\r\nContent-Length: 6\r\n\r\nabc").await;
+        let mut endpoint = peer.connection().await;
+        read_until(&mut endpoint, "abc").await;
+        tokio::time::sleep(PAUSE).await;
+        say(&mut client, "def").await;
+        read_until(&mut endpoint, "def").await;
+        tokio::time::sleep(PAUSE).await;
+        say(
+            &mut endpoint,
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok",
+        )
+        .await;
+        tokio::time::sleep(PAUSE).await;
+        say(&mut endpoint, "ok").await;
+        read_until(&mut client, "okok").await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_nobody_reads_is_never_taken_for_a_request() {
+    let mut rig = Rig::start(123, quick());
+    let mut peer = Peer::start().await;
+    let port = rig.http(&[peer.address]).await;
+    let mut client = rig.connect(port).await;
+    let head = "POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 9999\r\n\r\n";
+    say(&mut client, head).await;
+    let mut endpoint = peer.connection().await;
+    read_head(&mut endpoint).await;
+    say(&mut endpoint, OK).await;
+    endpoint.shutdown().await.unwrap();
+    read_until(&mut client, "ok").await;
+    // What comes is the body, whatever it looks like, also after a pause.
+    for _ in 0..3 {
+        let _ = client
+            .write_all(b"GET /smuggled HTTP/1.1\r\nHost: web\r\n\r\n")
+            .await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let mut more = Vec::new();
+    let _ = soon("the end", client.read_to_end(&mut more)).await;
+    assert!(more.is_empty(), "{}", String::from_utf8_lossy(&more));
+    assert!(peer.connections.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_go_on_is_sent_away() {
+    let limits = Limits {
+        client_timeout: Duration::from_millis(400),
+        ..quick()
+    };
+    let mut rig = Rig::start(124, limits);
+    let port = rig.http(&[named("one").await]).await;
+    let mut slow = rig.connect(port).await;
+    say(&mut slow, "GET / HTTP/1.1\r\nHost:").await;
+    let mut silent = rig.connect(port).await;
+    let mut kept = rig.connect(port).await;
+    say(&mut kept, GET).await;
+    read_until(&mut kept, "one").await;
+    assert!(rest(&mut slow).await.starts_with("HTTP/1.1 408"));
+    assert_eq!(rest(&mut silent).await, "");
+    assert_eq!(rest(&mut kept).await, "");
+}
+
 /// An endpoint that speaks HTTP/2 and says by which version it was asked, with a trailer.
 async fn http2_endpoint() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
