@@ -62,12 +62,18 @@ pub struct Instance {
 /// What a client meets at a service port of its own host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// Connection refused: nothing offers this service.
+    /// Nothing offers this service: the connection is refused, or the proxy says so itself, as it does for a
+    /// while after the last instance has gone.
     Closed,
     /// 200 and this body.
     Answer(String),
     /// Anything else, in words.
     Broken(String),
+}
+
+/// The proxy's own words.
+fn is_told_as_gone(body: &str) -> bool {
+    body.starts_with("sidecar: no instance of ") && body.ends_with(" is healthy\n")
 }
 
 impl Host {
@@ -77,6 +83,9 @@ impl Host {
             Ok(Response {
                 status: 200, body, ..
             }) => Route::Answer(body.trim_end().to_owned()),
+            Ok(Response {
+                status: 503, body, ..
+            }) if is_told_as_gone(&body) => Route::Closed,
             Ok(Response { status, body, .. }) => Route::Broken(format!("{status}: {body}")),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Route::Closed,
             Err(error) => Route::Broken(error.to_string()),
