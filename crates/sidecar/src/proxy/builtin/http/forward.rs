@@ -5,9 +5,8 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::Ordering::{Acquire, Relaxed},
@@ -19,6 +18,7 @@ use bytes::Bytes;
 use hyper::{
     Request, Response, StatusCode, Uri, Version,
     body::{Body as _, Incoming},
+    client::conn::http2::SendRequest,
     header::{self, HeaderValue},
     http::request,
 };
@@ -58,10 +58,21 @@ pub(super) struct Tunnel {
     pub(super) lease: Lease,
 }
 
-/// What became of one attempt.
+/// A request on its way to an endpoint.
+struct Job {
+    /// Absent once it was sent.
+    request: Option<Request<RequestBody>>,
+    /// What it can be made of again, if repeating it does no harm.
+    spare: Option<request::Parts>,
+    asks_upgrade: bool,
+    /// How the client speaks.
+    version: Version,
+}
+
+/// Why an attempt brought no answer.
 enum Failure {
-    /// Nothing was sent.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing was sent: the request is where it was.
+    Unsent,
     /// The connection ended after something may have been sent.
     Lost,
     /// It is of no use to try again.
@@ -106,7 +117,10 @@ impl Forwarder {
         let answering = self.activity.answering();
         let mut record = self.record(&request, started);
         self.port.counts.requests.fetch_add(1, Relaxed);
-        let (mut answer, endpoint, attempts) = self.find_answer(request).await;
+        let (mut answer, endpoint, attempts) = match self.prepare(request) {
+            Ok(mut job) => self.try_endpoints(&mut job).await,
+            Err(trouble) => (self.give_up(trouble), None, 0),
+        };
         if endpoint.is_none() {
             self.port.counts.own_answer(answer.status());
         }
@@ -150,31 +164,26 @@ impl Forwarder {
         Some(Box::new(Record::new(log, started, line)))
     }
 
-    /// The answer, the endpoint it is from, and how many were tried.
-    async fn find_answer(&self, request: Request<Incoming>) -> (Answer, Option<SocketAddr>, usize) {
+    /// What to send to an endpoint.
+    fn prepare(&self, request: Request<Incoming>) -> Result<Box<Job>, Trouble> {
         let (mut head, incoming) = request.into_parts();
         let version = head.version;
         let (client, server) = (&self.client_value, self.port.address);
-        let asks_upgrade = match headers::prepare_request(&mut head, client, server) {
-            Ok(asks) => asks,
-            Err(refusal) => return (self.give_up(Trouble::Refused(refusal)), None, 0),
-        };
+        let asks_upgrade =
+            headers::prepare_request(&mut head, client, server).map_err(Trouble::Refused)?;
         head.version = Version::HTTP_11;
         let body = RequestBody::new(incoming, &self.activity);
         let is_repeatable = body.is_empty() && headers::is_idempotent(&head.method);
-        let spare = is_repeatable.then(|| head.clone());
-        let request = Request::from_parts(head, body);
-        self.try_endpoints(request, spare, asks_upgrade, version)
-            .await
+        Ok(Box::new(Job {
+            spare: is_repeatable.then(|| head.clone()),
+            request: Some(Request::from_parts(head, body)),
+            asks_upgrade,
+            version,
+        }))
     }
 
-    async fn try_endpoints(
-        &self,
-        mut request: Request<RequestBody>,
-        mut spare: Option<request::Parts>,
-        asks_upgrade: bool,
-        version: Version,
-    ) -> (Answer, Option<SocketAddr>, usize) {
+    /// The answer, the endpoint it is from, and how many were tried.
+    async fn try_endpoints(&self, job: &mut Job) -> (Answer, Option<SocketAddr>, usize) {
         let started = Instant::now();
         let pool = &self.port.pool;
         // Endpoints that could not be reached, and the one that lost the request.
@@ -206,24 +215,18 @@ impl Forwarder {
             let attempt = Attempt {
                 forwarder: self,
                 lease,
-                asks_upgrade,
-                version,
-                is_surely_open: spare.is_none(),
             };
-            match attempt.run(request).await {
+            match attempt.run(job).await {
                 Ok(answer) => return (answer, Some(address), attempts),
-                Err(Failure::Unsent(unsent)) => {
-                    request = *unsent;
-                    tried.push(address);
-                }
+                Err(Failure::Unsent) => tried.push(address),
                 Err(Failure::Lost) => {
                     upstream.requests.failed();
                     // What else waits there is as likely lost.
                     upstream.idle.clear();
-                    let Some(head) = spare.take() else {
+                    let Some(head) = job.spare.take() else {
                         break Trouble::Broken;
                     };
-                    request = Request::from_parts(head, RequestBody::empty());
+                    job.request = Some(Request::from_parts(head, RequestBody::empty()));
                     lost = Some(address);
                     is_second_try = true;
                 }
@@ -245,73 +248,50 @@ impl Forwarder {
 struct Attempt<'a> {
     forwarder: &'a Forwarder,
     lease: Lease,
-    asks_upgrade: bool,
-    /// How the client speaks.
-    version: Version,
-    /// Whether a connection that may be about to close must not be used.
-    is_surely_open: bool,
+}
+
+/// Boxed, so that what is rarely done takes no room in the future of every request.
+fn rarely<'a, T>(
+    future: impl Future<Output = T> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+    Box::pin(future)
 }
 
 impl Attempt<'_> {
-    async fn run(self, request: Request<RequestBody>) -> Result<Answer, Failure> {
-        let Forwarder { port, shared, .. } = self.forwarder;
-        let upstream = self.lease.upstream().clone();
-        if self.version == Version::HTTP_2 {
-            let dial = connection::dial(&self.lease, port, shared);
-            match upstream.h2.open(&upstream, dial).await {
-                Ok(Some(sender)) => return self.share(sender, request).await,
-                Ok(None) => {}
-                Err(_) => return Err(Failure::Unsent(Box::new(request))),
-            }
+    async fn run(self, job: &mut Job) -> Result<Answer, Failure> {
+        if job.version == Version::HTTP_2
+            && let Some(sender) = rarely(self.shared_link()).await?
+        {
+            return rarely(self.share(sender, job)).await;
         }
-        let link = upstream.idle.take(self.is_surely_open).await;
-        let link = match link {
+        let upstream = self.lease.upstream();
+        // A request that cannot be repeated must not meet a connection that is about to close.
+        let waiting = upstream.idle.take(job.spare.is_none()).await;
+        let mut link = match waiting {
             Some(link) => link,
-            None => match connection::dial(&self.lease, port, shared).await {
-                Ok(stream) => match Link::open(stream, upstream.clone()).await {
-                    Ok(link) => link,
-                    Err(_) => return Err(Failure::Unsent(Box::new(request))),
-                },
-                Err(_) => return Err(Failure::Unsent(Box::new(request))),
-            },
+            None => rarely(self.new_link()).await?,
         };
-        self.exchange(link, request).await
-    }
-
-    async fn exchange(
-        self,
-        mut link: Box<Link>,
-        request: Request<RequestBody>,
-    ) -> Result<Answer, Failure> {
-        let sent = Instant::now();
+        let Some(request) = job.request.take() else {
+            return Err(Failure::Lost);
+        };
+        let (sent, was_fresh) = (Instant::now(), link.is_fresh());
         let progress = request.body().progress();
         let limit = self.forwarder.shared.limits.response_timeout;
-        let answer = within(limit, progress.as_deref(), link.send(request)).await?;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(failure) => {
-                let was_fresh = link.is_fresh();
-                return Err(self.judge(failure, was_fresh));
-            }
-        };
+        let answer = within(limit, progress.as_deref(), pin!(link.send(request))).await?;
+        let answer = answer.map_err(|failure| self.judge(failure, was_fresh, job))?;
         self.note(answer.status(), sent);
         let (mut head, incoming) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.asks_upgrade {
+            if !job.asks_upgrade {
                 return Err(Failure::Final(Trouble::Broken));
             }
             headers::prepare_response(&mut head, true);
-            let (stream, said) = link.into_stream().await.map_err(|_| Failure::Lost)?;
-            self.forwarder.keep_tunnel(Tunnel {
-                stream,
-                said,
-                lease: self.lease,
-            });
+            rarely(self.upgrade(link)).await?;
             return Ok(Response::from_parts(head, ResponseBody::own("")));
         }
         headers::prepare_response(&mut head, false);
         let body = if incoming.is_end_stream() {
-            finish(link).await;
+            link.finish_now().await;
             ResponseBody::own("")
         } else {
             ResponseBody::of_link(incoming, link, self.lease)
@@ -319,11 +299,41 @@ impl Attempt<'_> {
         Ok(Response::from_parts(head, body))
     }
 
+    async fn new_link(&self) -> Result<Box<Link>, Failure> {
+        let Forwarder { port, shared, .. } = self.forwarder;
+        let upstream = self.lease.upstream().clone();
+        let stream = connection::dial(&self.lease, port, shared).await;
+        let stream = stream.map_err(|_| Failure::Unsent)?;
+        let link = Link::open(stream, upstream).await;
+        link.map_err(|_| Failure::Unsent)
+    }
+
+    async fn shared_link(&self) -> Result<Option<SendRequest<RequestBody>>, Failure> {
+        let Forwarder { port, shared, .. } = self.forwarder;
+        let upstream = self.lease.upstream();
+        let dial = connection::dial(&self.lease, port, shared);
+        let link = upstream.h2.open(upstream, dial).await;
+        link.map_err(|_| Failure::Unsent)
+    }
+
+    async fn upgrade(self, link: Box<Link>) -> Result<(), Failure> {
+        let (stream, said) = link.into_stream().await.map_err(|_| Failure::Lost)?;
+        self.forwarder.keep_tunnel(Tunnel {
+            stream,
+            said,
+            lease: self.lease,
+        });
+        Ok(())
+    }
+
     async fn share(
         self,
-        mut sender: hyper::client::conn::http2::SendRequest<RequestBody>,
-        mut request: Request<RequestBody>,
+        mut sender: SendRequest<RequestBody>,
+        job: &mut Job,
     ) -> Result<Answer, Failure> {
+        let Some(mut request) = job.request.take() else {
+            return Err(Failure::Lost);
+        };
         let sent = Instant::now();
         let plain = request.uri().clone();
         *request.version_mut() = Version::HTTP_2;
@@ -354,7 +364,7 @@ impl Attempt<'_> {
                     *request.uri_mut() = plain;
                 }
                 let error = error.into_error();
-                Err(self.judge(SendFailure { unsent, error }, false))
+                Err(self.judge(SendFailure { unsent, error }, false, job))
             }
         }
     }
@@ -366,10 +376,11 @@ impl Attempt<'_> {
         self.lease.upstream().answered(status.as_u16(), after, now);
     }
 
-    fn judge(&self, failure: SendFailure, was_fresh: bool) -> Failure {
+    fn judge(&self, failure: SendFailure, was_fresh: bool, job: &mut Job) -> Failure {
         let SendFailure { unsent, error } = failure;
-        if let Some(request) = unsent {
-            return Failure::Unsent(Box::new(request));
+        if unsent.is_some() {
+            job.request = unsent;
+            return Failure::Unsent;
         }
         if error.is_user() {
             return Failure::Final(Trouble::ClientBroken);
@@ -385,17 +396,6 @@ impl Attempt<'_> {
         }
         Failure::Lost
     }
-}
-
-async fn finish(link: Box<Link>) {
-    let mut link = Some(link);
-    poll_fn(|cx| {
-        if let Some(link) = link.take() {
-            link.finish(cx);
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
 }
 
 /// The target as HTTP/2 has it: with scheme and authority.
@@ -414,9 +414,8 @@ fn full_target(request: &Request<RequestBody>) -> Option<Uri> {
 async fn within<T>(
     limit: Duration,
     progress: Option<&Progress>,
-    answer: impl Future<Output = T>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Failure> {
-    let mut answer = pin!(answer);
     if limit.is_zero() {
         return Ok(answer.await);
     }

@@ -92,23 +92,27 @@ impl Link {
     ///
     /// # Errors
     /// When the connection ends before.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendFailure> {
-        let mut answer = pin!(self.sender.try_send_request(request));
+    ) -> impl Future<Output = Result<Response<Incoming>, SendFailure>> {
+        // Not in the future, which would have room for the request for as long as it waits.
+        let answer = self.sender.try_send_request(request);
         let (connection, has_ended) = (&mut self.connection, &mut self.has_ended);
-        poll_fn(|cx| {
-            if !*has_ended && connection.poll_without_shutdown(cx).is_ready() {
-                *has_ended = true;
-            }
-            answer.as_mut().poll(cx)
-        })
-        .await
-        .map_err(|mut error| SendFailure {
-            unsent: error.take_message(),
-            error: error.into_error(),
-        })
+        async move {
+            let mut answer = pin!(answer);
+            poll_fn(|cx| {
+                if !*has_ended && connection.poll_without_shutdown(cx).is_ready() {
+                    *has_ended = true;
+                }
+                answer.as_mut().poll(cx)
+            })
+            .await
+            .map_err(|mut error| SendFailure {
+                unsent: error.take_message(),
+                error: error.into_error(),
+            })
+        }
     }
 
     /// Moves what the body of the answer is waiting for.
@@ -131,6 +135,18 @@ impl Link {
         self.is_fresh = false;
         let upstream = self.upstream.clone();
         upstream.idle.put(self, &upstream);
+    }
+
+    /// [`Link::finish`], for an answer without a body.
+    pub(super) async fn finish_now(self: Box<Self>) {
+        let mut link = Some(self);
+        poll_fn(|cx| {
+            if let Some(link) = link.take() {
+                link.finish(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// The stream, after the endpoint agreed to another protocol, and what it has said in it already.

@@ -86,14 +86,9 @@ pub(super) async fn serve(client: TcpStream, port: Arc<Port>, shared: Arc<Shared
                 () = shared.closing.cancelled() => return,
             };
             let (port, shared) = (port.clone(), shared.clone());
-            // Boxed, so that who waits takes no room for it.
-            match spoken {
-                Ok(Ok(true)) => Box::pin(serve_http2(client, port, shared, address)).await,
-                Ok(Ok(false)) => {
-                    aside = Box::pin(serve_http1(client, port, shared, address)).await;
-                }
-                // Nothing was said, for long or for ever.
-                Ok(Err(_)) | Err(_) => {}
+            // Otherwise nothing was said, for long or for ever.
+            if let Ok(Ok(is_http2)) = spoken {
+                aside = converse(is_http2, client, port, shared, address).await;
             }
         }
     };
@@ -148,6 +143,21 @@ impl Aside {
             account,
             early: self.early,
         })
+    }
+}
+
+/// Serves requests; boxed, so that who waits for the first one takes no room for it.
+fn converse(
+    is_http2: bool,
+    client: Aside,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+    address: SocketAddr,
+) -> Pin<Box<dyn Future<Output = Option<Aside>> + Send>> {
+    if is_http2 {
+        Box::pin(serve_http2(client, port, shared, address))
+    } else {
+        Box::pin(serve_http1(client, port, shared, address))
     }
 }
 
@@ -257,13 +267,18 @@ async fn linger(mut client: TcpStream) {
     if SockRef::from(&client).shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let mut rest = [0; 4096];
+    let mut rest = vec![0; 4096];
     let drain = async { while matches!(client.read(&mut rest).await, Ok(count) if count > 0) {} };
     // Who goes on after that has had its chance.
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-async fn serve_http2(client: Aside, port: Arc<Port>, shared: Arc<Shared>, address: SocketAddr) {
+async fn serve_http2(
+    client: Aside,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+    address: SocketAddr,
+) -> Option<Aside> {
     let forwarder = Arc::new(Forwarder::new(
         port.clone(),
         shared.clone(),
@@ -301,4 +316,5 @@ async fn serve_http2(client: Aside, port: Arc<Port>, shared: Arc<Shared>, addres
         tracing::debug!(port = port.address.port(), client = %address, %error,
             "a client's HTTP/2 connection broke");
     }
+    None
 }
