@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    HEAD_BYTES_MAX, HEAD_FIELDS_MAX,
+    HEAD_BYTES_MAX,
     body::RequestBody,
     stream::{Account, Counted},
 };
@@ -63,7 +63,6 @@ impl Link {
         let account = Account::Endpoint(upstream.clone());
         let io = TokioIo::new(Counted::new(stream, account));
         let (sender, connection) = http1::Builder::new()
-            .max_headers(HEAD_FIELDS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .handshake(io)
             .await?;

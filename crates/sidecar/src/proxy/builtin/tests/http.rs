@@ -869,3 +869,29 @@ async fn each_request_is_written_to_the_access_log() {
     );
     assert_eq!(line["attempts"], 1);
 }
+
+#[tokio::test]
+async fn nothing_but_its_socket_is_kept_of_a_quiet_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let port = Arc::new(Port::new(address));
+    port.follow(&route("web", &[named("one").await]));
+    let shared = Arc::new(Shared::new(&Options::default()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    let serving = super::super::http::serve(accepted, port.clone(), shared);
+    let serving = tokio::spawn(serving);
+    for _ in 0..2 {
+        say(&mut client, GET).await;
+        read_until(&mut client, "one").await;
+        // The test, and who waits for the next word. While requests are served there are more.
+        soon("it is put aside", async {
+            while Arc::strong_count(&port) > 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    drop(client);
+    soon("the end", serving).await.unwrap();
+}
