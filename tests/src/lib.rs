@@ -10,6 +10,7 @@
 #![cfg(target_os = "linux")]
 
 mod agent;
+pub mod backend;
 mod binary;
 mod echo;
 mod engine;
