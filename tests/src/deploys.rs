@@ -21,14 +21,14 @@ use crate::{
 const IMAGE: &str = "lab/backend:1.0";
 const SERVICE: &str = "web";
 const SERVICE_PORT: u16 = 9500;
-/// How long a container that is told to end serves on, as `ends within its grace period` asks of services.
+/// How long a container that is told to end serves on: the moment that hosts need to hear of it, and more.
 const LINGER_MS: &str = "1000";
 const STARTED: Duration = Duration::from_secs(30);
 const STOPPED: Duration = Duration::from_secs(8);
 /// Containers that are started or stopped at a time.
 const AT_ONCE: usize = 4;
-/// After an instance was killed, requests that were on their way to it have failed by then.
-const KILL_FELT: Duration = Duration::from_secs(1);
+/// The engine has told a process to end when it says so; it has ended a moment later.
+const KILL_FELT: Duration = Duration::from_millis(200);
 
 /// How much is replaced in a round.
 #[derive(Debug, Clone, Copy)]
@@ -53,13 +53,14 @@ pub struct Deploys<'lab> {
     number: usize,
     ended: usize,
     events: Mutex<Vec<Event>>,
+    /// From when to when instances were killed.
+    kills: Vec<(Instant, Instant)>,
 }
 
 #[derive(Debug, Clone)]
 struct Event {
     at: Instant,
     what: String,
-    kills: bool,
 }
 
 impl<'lab> Deploys<'lab> {
@@ -80,6 +81,7 @@ impl<'lab> Deploys<'lab> {
             number: 0,
             ended: 0,
             events: Mutex::default(),
+            kills: Vec::new(),
         };
         deploys.scale(2);
         deploys.is_ready();
@@ -127,9 +129,9 @@ impl<'lab> Deploys<'lab> {
         }
     }
 
-    fn event(&self, what: String, kills: bool) {
+    fn event(&self, what: String) {
         let at = Instant::now();
-        let event = Event { at, what, kills };
+        let event = Event { at, what };
         self.events
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -151,7 +153,7 @@ impl<'lab> Deploys<'lab> {
 
     /// Starts a container and waits until the agent knows that it is well.
     fn run(&self, name: &str) {
-        self.event(format!("start of {name}"), false);
+        self.event(format!("start of {name}"));
         let id = self.engine.docker(&[
             "run",
             "-d",
@@ -182,30 +184,32 @@ impl<'lab> Deploys<'lab> {
                 .then_some(())
                 .ok_or_else(|| format!("{found:?}"))
         });
-        self.event(format!("{name} is well"), false);
+        self.event(format!("{name} is well"));
     }
 
     fn stop(&self, name: &str) {
-        self.event(format!("stop of {name}"), false);
+        self.event(format!("stop of {name}"));
         self.engine.docker(&["stop", name]);
-        self.event(format!("end of {name}"), false);
+        self.event(format!("end of {name}"));
     }
 
     fn kill_one(&mut self) {
         let name = self.running.pop_front().expect("one runs");
         self.ended += 1;
-        self.event(format!("kill of {name}"), true);
+        self.event(format!("kill of {name}"));
+        let begun = Instant::now();
         self.engine.docker(&["kill", &name]);
+        self.kills.push((begun, Instant::now() + KILL_FELT));
     }
 
     fn restart_agent(&mut self) {
-        self.event("restart of the agent".to_owned(), false);
+        self.event("restart of the agent".to_owned());
         self.agent.signal(Signal::USR1);
         let (exit, _) = self.agent.ends(STOPPED);
         assert_eq!(exit, Exit::Code(0));
         self.agent.restart();
         self.is_ready();
-        self.event("the agent is ready".to_owned(), false);
+        self.event("the agent is ready".to_owned());
     }
 
     fn is_ready(&self) {
@@ -218,15 +222,9 @@ impl<'lab> Deploys<'lab> {
     /// The failures that a deploy may not have: all but those of requests that may not be repeated and
     /// were on their way when an instance was killed.
     pub fn inexcusable<'a>(&self, report: &'a Report) -> Vec<&'a Failure> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let kills: Vec<_> = events
-            .iter()
-            .filter(|it| it.kills)
-            .map(|it| it.at)
-            .collect();
         let excused = |failure: &Failure| {
-            let felt = |at: &Instant| failure.sent < *at + KILL_FELT && failure.failed >= *at;
-            !failure.idempotent && kills.iter().any(felt)
+            let felt = |(begun, over): &(_, _)| failure.failed >= *begun && failure.sent <= *over;
+            !failure.idempotent && self.kills.iter().any(felt)
         };
         report.failures.iter().filter(|it| !excused(it)).collect()
     }
