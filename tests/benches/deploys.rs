@@ -25,7 +25,7 @@ fn main() {
         std::env::var(name).map_or(usual, |it| it.parse::<usize>().unwrap())
     };
     let requests = number("DEPLOYS_REQUESTS", 1_000_000);
-    let rounds = number("DEPLOYS_ROUNDS", 7);
+    let rounds = number("DEPLOYS_ROUNDS", 8);
     let per_second = u32::try_from(number("DEPLOYS_PER_SECOND", 1000)).unwrap();
 
     let lab = Lab::new(Machine::Alone, &["solo"]);
