@@ -33,7 +33,6 @@ fn nothing_inexcusable_fails(lab: &Lab, agent: AgentBuilder<'_>, round: Round) {
 }
 
 #[test]
-#[ignore = "the built-in proxy does not send requests again yet"]
 fn by_the_built_in_proxy_deploys_fail_no_request_and_a_kill_none_that_can_be_sent_again() {
     let lab = Lab::new(Machine::Alone, &["solo"]);
     let round = Round {
