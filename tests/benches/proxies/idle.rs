@@ -19,6 +19,8 @@ const WANTED: u64 = 10_000;
 const SPARE_FILES: u64 = 600;
 /// Connections that were opened to see whether the proxy serves.
 const FORMER_FILES: usize = 8;
+/// A proxy may keep less for clients that have been silent for a while.
+const QUIET: Duration = Duration::from_secs(8);
 const SETTLED: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,7 +34,8 @@ enum Clients {
 pub(crate) fn run() {
     let connections = connections();
     println!("\nResident memory with {connections} idle connections, each line a fresh process:\n");
-    println!("| proxy | clients | before | with them | for each |\n|---|---|---|---|---|");
+    println!("| proxy | clients | before | with them | for each | {QUIET:?} later | for each |");
+    println!("|---|---|---|---|---|---|---|");
     for clients in [Clients::Connected, Clients::Served] {
         for mode in [0, 1] {
             with_lab(|lab| {
@@ -94,14 +97,18 @@ fn measure(host: &Host, way: &Way, clients: Clients, count: usize) {
     // A few of those that were open before may be closed by now.
     let all_there = || usage::open_files(proxy) + FORMER_FILES >= files + count;
     let after = settled(proxy, all_there);
+    std::thread::sleep(QUIET);
+    let later = usage::resident_kib(proxy);
+    let each = |memory: u64| memory.saturating_sub(before) as f64 / held.len() as f64;
     println!(
-        "| {} | {} | {before} KiB | {after} KiB | {:.2} KiB |",
+        "| {} | {} | {before} KiB | {after} KiB | {:.2} KiB | {later} KiB | {:.2} KiB |",
         way.name,
         match clients {
             Clients::Connected => "sent nothing",
             Clients::Served => "had one answer",
         },
-        (after - before) as f64 / held.len() as f64,
+        each(after),
+        each(later),
     );
 }
 
