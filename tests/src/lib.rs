@@ -10,7 +10,9 @@
 #![cfg(target_os = "linux")]
 
 mod agent;
+pub mod backend;
 mod binary;
+mod deploys;
 mod echo;
 mod engine;
 mod grpc;
@@ -27,10 +29,12 @@ mod relay;
 mod responder;
 mod serf;
 mod tools;
+mod traffic;
 mod wait;
 
 pub use agent::{API_PORT, Agent, AgentBuilder, GOSSIP_PORT, Instance, PROXY_IP, Route, Status};
 pub use binary::sidecar;
+pub use deploys::{Deploys, Round};
 pub use echo::{echo, upgrade, websocket_echo};
 pub use engine::{Engine, IMAGE};
 pub use grpc::{GrpcHealth, Serving};
@@ -46,4 +50,5 @@ pub use relay::Relay;
 pub use responder::{Answer, Responder};
 pub use serf::Serf;
 pub use tools::require;
+pub use traffic::{Failure, Report, Traffic};
 pub use wait::{POLL, eventually, throughout};
