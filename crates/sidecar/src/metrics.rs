@@ -590,21 +590,17 @@ impl Metrics {
         }
         type Read = fn(&KernelEndpoint) -> u64;
         let families: [(&str, &str, Read); 3] = [
-            (
-                "connections",
-                "Connections sent to an endpoint.",
-                |it| it.connections,
-            ),
+            ("connections", "Connections sent to an endpoint.", |it| {
+                it.connections
+            }),
             (
                 "packets",
                 "Packets of an endpoint's connections, both ways.",
                 |it| it.packets,
             ),
-            (
-                "bytes",
-                "Bytes of these packets, headers included.",
-                |it| it.bytes,
-            ),
+            ("bytes", "Bytes of these packets, headers included.", |it| {
+                it.bytes
+            }),
         ];
         for (name, help, read) in families {
             let name = format!("sidecar_kernel_{name}_total");

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     net::netlink,
     proxy::builtin::{ListenState, PlaneStatus},
-    routes::Routes,
+    routes::{Routes, changed_ports},
 };
 
 /// How soon what the kernel holds is looked at again.
@@ -68,11 +68,7 @@ pub struct Settings {
 }
 
 /// Keeps the kernel serving the newest routes until `shutdown`.
-pub async fn run(
-    settings: Settings,
-    mut inputs: Inputs,
-    status: watch::Sender<Arc<KernelStatus>>,
-) {
+pub async fn run(settings: Settings, mut inputs: Inputs, status: watch::Sender<Arc<KernelStatus>>) {
     let mut driver = Driver::new(&settings, status);
     tokio::select! {
         () = inputs.shutdown.cancelled() => return,
@@ -128,8 +124,8 @@ struct Driver {
     own: BTreeSet<IpAddr>,
     /// Endpoints on this host where nobody listens.
     unlistened: BTreeSet<SocketAddr>,
-    /// Endpoints on this host that were looked at.
-    looked_at: BTreeSet<SocketAddr>,
+    /// The routes whose endpoints were looked at.
+    looked_at: Arc<Routes>,
     /// Ports that the kernel serves until the built-in proxy does, or until then.
     handing: BTreeMap<u16, Instant>,
     /// Why the kernel cannot be used, and in how many looks it is tried again.
@@ -164,7 +160,7 @@ impl Driver {
             bind: settings.bind,
             own: BTreeSet::new(),
             unlistened: BTreeSet::new(),
-            looked_at: BTreeSet::new(),
+            looked_at: Arc::default(),
             handing: BTreeMap::new(),
             unusable: unusable.map(|it| (it, u32::MAX)),
             has_applied: false,
@@ -213,8 +209,9 @@ impl Driver {
     }
 
     /// Tells the plane the routes. What goes to the built-in proxy stays as it is until that has opened it.
-    fn follow(&mut self, routes: &Routes, snapshot: &Snapshot, released: &BTreeSet<u16>) {
-        self.plane.follow(routes, &self.unlistened, released, snapshot);
+    fn follow(&mut self, routes: &Arc<Routes>, snapshot: &Snapshot, released: &BTreeSet<u16>) {
+        self.plane
+            .follow(routes, &self.unlistened, released, snapshot);
         let until = Instant::now() + HANDING_MAX;
         let kept = self.plane.kept();
         self.handing.retain(|port, _| kept.contains(port));
@@ -291,7 +288,8 @@ impl Driver {
         };
         self.judge(outcome);
         self.handed(inputs);
-        if self.unusable.is_some() || !self.unlistened.is_empty() {
+        if !self.unlistened.is_empty() {
+            self.find_listening();
             self.routes(inputs);
         }
         self.count();
@@ -380,30 +378,35 @@ impl Driver {
         self.counted = Some(Instant::now());
     }
 
-    /// Looks at endpoints of this host that are new, or where nobody listened at the last look.
-    fn find_unlistened(&mut self, routes: &Routes) {
-        let tcp = routes.by_port.values().filter(|it| split::is_tcp(it));
-        let endpoints = tcp.flat_map(|it| it.endpoints.iter().map(|it| it.address));
-        let local: BTreeSet<SocketAddr> = endpoints
-            .filter(|it| self.own.contains(&it.ip()) && it.ip() != self.bind)
-            .collect();
-        self.unlistened.retain(|it| local.contains(it));
-        let is_new = local.iter().any(|it| !self.looked_at.contains(it));
-        if !is_new && self.unlistened.is_empty() {
-            self.looked_at = local;
-            return;
+    /// Looks whether somebody listens at endpoints of this host that are new.
+    fn find_unlistened(&mut self, routes: &Arc<Routes>) {
+        let changed = changed_ports(&self.looked_at.by_port, &routes.by_port);
+        let changed = changed.into_iter().filter_map(|(port, route)| {
+            let before = self.looked_at.by_port.get(&port);
+            Some((before.map_or(&[][..], |it| &it.endpoints), route?))
+        });
+        let is_local = |it: &SocketAddr| self.own.contains(&it.ip()) && it.ip() != self.bind;
+        let mut new: BTreeSet<SocketAddr> = BTreeSet::new();
+        for (before, route) in changed.filter(|(_, route)| split::is_tcp(route)) {
+            let addresses = route.endpoints.iter().map(|it| it.address);
+            new.extend(addresses.filter(|address| {
+                is_local(address) && before.iter().all(|it| it.address != *address)
+            }));
         }
-        match Listening::now() {
-            Ok(listening) => {
-                let open = |it: &&SocketAddr| {
-                    let was_open = self.looked_at.contains(it) && !self.unlistened.contains(it);
-                    !was_open && !listening.has(**it)
-                };
-                self.unlistened = local.iter().filter(open).copied().collect();
-            }
-            Err(error) => debug!(%error, "cannot list listening sockets; all count as listening"),
+        if !new.is_empty() {
+            new.append(&mut self.unlistened);
+            self.unlistened = unlistened(new);
         }
-        self.looked_at = local;
+        self.looked_at = routes.clone();
+    }
+
+    /// Looks again at those where nobody did.
+    fn find_listening(&mut self) {
+        let routes = self.looked_at.by_port.values();
+        let endpoints = routes.flat_map(|it| it.endpoints.iter().map(|it| it.address));
+        let unlistened_before = &self.unlistened;
+        let still = endpoints.filter(|it| unlistened_before.contains(it));
+        self.unlistened = unlistened(still.collect());
     }
 
     fn end(mut self, leaving: bool) {
@@ -411,8 +414,23 @@ impl Driver {
             return;
         }
         match self.plane.remove() {
-            Ok(()) => info!(table = self.plane.table(), "the kernel's rules are taken away"),
+            Ok(()) => info!(
+                table = self.plane.table(),
+                "the kernel's rules are taken away"
+            ),
             Err(error) => warn!(%error, table = self.plane.table(), "the kernel's rules stay"),
         }
     }
+}
+
+/// Those of these addresses of the host where nobody listens.
+fn unlistened(mut addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+    match Listening::now() {
+        Ok(listening) => addresses.retain(|it| !listening.has(*it)),
+        Err(error) => {
+            debug!(%error, "cannot list listening sockets; all count as listening");
+            addresses.clear();
+        }
+    }
+    addresses
 }

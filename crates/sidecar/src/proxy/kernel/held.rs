@@ -11,11 +11,14 @@ use super::{
     nft::{
         attributes::{Attributes, Parse},
         batch::kind,
-        expressions::GOTO,
+        expressions::JUMP,
         socket::{Nft, NftError},
     },
     plan::{Entry, PortHeld, Set},
-    ruleset::{CHAINS, Ruleset, SERVICES, chain_name, chain_port, comment_turns, read_endpoint},
+    ruleset::{
+        CHAINS, Ruleset, SERVICES, TURNS, chain_name, chain_port, comment_count, read_endpoint,
+        read_location, read_turn,
+    },
 };
 
 /// What there is in place of our table.
@@ -134,11 +137,11 @@ fn read_rules(
     let mut bases_seen = 0;
     for (chain, comments) in &rules {
         if let Some(port) = chain_port(chain) {
-            let fingerprint = match &comments[..] {
-                [comment] => comment_turns(comment),
+            let counts = match &comments[..] {
+                [comment] => comment_count(comment),
                 _ => None,
             };
-            ports.entry(port).or_default().fingerprint = fingerprint;
+            ports.entry(port).or_default().counts = counts;
         } else if bases.get(chain.as_str()) == Some(comments) {
             bases_seen += 1;
         } else {
@@ -173,13 +176,22 @@ fn read_sets(
         let chain = verdict.and_then(|it| it.text(2));
         found.push((
             u16::from_be_bytes([high, low]),
-            code == Some(GOTO.cast_unsigned()),
+            code == Some(JUMP.cast_unsigned()),
             chain.unwrap_or_default().to_owned(),
         ));
     })?;
     for (port, goes, chain) in entries {
         let is_own = goes && chain == chain_name(port);
         ports.entry(port).or_default().entry = if is_own { Entry::Own } else { Entry::Foreign };
+    }
+    let turns = elements(nft, &ruleset.table, TURNS, |found: &mut Vec<_>, it| {
+        let key = it.within(1).and_then(|it| it.value(1));
+        let value = it.within(2).and_then(|it| it.value(1));
+        let turn = key.and_then(read_turn);
+        found.extend(turn.zip(value.and_then(read_location)));
+    })?;
+    for ((port, turn), address) in turns {
+        ports.entry(port).or_default().turns.insert(turn, address);
     }
     for set in Set::ALL {
         let endpoints = elements(nft, &ruleset.table, set.name(), |found: &mut Vec<_>, it| {
@@ -263,5 +275,6 @@ pub(super) fn tracked(ports: &BTreeMap<u16, PortHeld>) -> BTreeSet<(u16, SocketA
 
 /// The table with nothing but what is always there may be missing; anything else is an error.
 pub(super) fn is_missing(error: &NftError) -> bool {
-    error.number() == Some(NO_ENTRY) || matches!(error, NftError::Answer(it) if it.kind() == io::ErrorKind::NotFound)
+    error.number() == Some(NO_ENTRY)
+        || matches!(error, NftError::Answer(it) if it.kind() == io::ErrorKind::NotFound)
 }

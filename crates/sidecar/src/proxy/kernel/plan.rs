@@ -13,10 +13,12 @@ use super::{target::PortTarget, turns::Turns};
 pub(super) struct PortHeld {
     /// Whether it has a chain.
     pub(super) has_chain: bool,
-    /// Whose turns the rule in it gives, if that is the only one and ours.
-    pub(super) fingerprint: Option<u64>,
+    /// How many turns the rule in it counts, if that is the only one and ours.
+    pub(super) counts: Option<u32>,
     /// Where the map of ports leads from it.
     pub(super) entry: Entry,
+    /// Who has which turn.
+    pub(super) turns: BTreeMap<u32, SocketAddr>,
     /// Endpoints whose new connections are counted.
     pub(super) opened: BTreeSet<SocketAddr>,
     /// Endpoints whose packets are counted and pass.
@@ -47,10 +49,12 @@ pub(super) enum Set {
 
 /// One change of what the kernel holds. They come in the order in which it takes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change<'a> {
+pub(super) enum Change {
     AddChain(u16),
-    /// Puts these turns in place of whatever is in the chain.
-    Fill(u16, &'a Turns),
+    /// Puts a rule that counts so many turns in place of whatever is in the chain.
+    Count(u16, u32),
+    GiveTurn(u16, u32, SocketAddr),
+    TakeTurn(u16, u32),
     Lead(u16),
     Unlead(u16),
     DeleteChain(u16),
@@ -58,38 +62,77 @@ pub(super) enum Change<'a> {
     Delete(Set, u16, SocketAddr),
 }
 
-/// The changes of one port.
-pub(super) fn plan<'a>(
+/// The changes of one port, and what the kernel holds of it afterwards; `None` for nothing. `first` is the
+/// turn with which counting begins where it begins anew.
+pub(super) fn plan(
     port: u16,
     held: Option<&PortHeld>,
-    target: Option<&'a PortTarget>,
-    changes: &mut Vec<Change<'a>>,
-) {
+    target: Option<&PortTarget>,
+    first: usize,
+    changes: &mut Vec<Change>,
+) -> Option<PortHeld> {
     let nothing = PortHeld::default();
     let held = held.unwrap_or(&nothing);
     let turns = target.and_then(|it| it.turns.as_ref());
-    if let Some(turns) = turns {
-        if !held.has_chain {
-            changes.push(Change::AddChain(port));
-        }
-        if held.fingerprint != Some(turns.fingerprint()) {
-            changes.push(Change::Fill(port, turns));
-        }
+    // Of a single turn nothing needs to be counted.
+    let count = turns.map(Turns::count).filter(|it| *it > 1);
+    let is_recounted = count.is_some() && held.counts != count;
+    if count.is_some() && !held.has_chain {
+        changes.push(Change::AddChain(port));
     }
-    if held.entry == Entry::Foreign || turns.is_none() && held.entry == Entry::Own {
+    if is_recounted {
+        changes.extend(count.map(|it| Change::Count(port, it)));
+    }
+    if held.entry == Entry::Foreign || count.is_none() && held.entry == Entry::Own {
         changes.push(Change::Unlead(port));
     }
-    if turns.is_some() && held.entry != Entry::Own {
+    if count.is_some() && held.entry != Entry::Own {
         changes.push(Change::Lead(port));
     }
-    if turns.is_none() && held.has_chain {
+    if count.is_none() && held.has_chain {
         changes.push(Change::DeleteChain(port));
     }
+    let shared = turns.map(|it| it.shared_out(&held.turns, is_recounted, first));
+    let shared = shared.unwrap_or_default();
+    plan_turns(port, &held.turns, &shared, changes);
+    plan_sets(port, held, target, changes);
+    let target = target?;
+    let tracked: BTreeSet<SocketAddr> = target.tracked().collect();
+    Some(PortHeld {
+        has_chain: count.is_some(),
+        counts: count,
+        entry: count.map_or(Entry::None, |_| Entry::Own),
+        turns: shared,
+        opened: tracked.clone(),
+        live: tracked,
+        dead: target.dead.keys().map(|it| (*it, Duration::ZERO)).collect(),
+    })
+}
+
+fn plan_turns(
+    port: u16,
+    held: &BTreeMap<u32, SocketAddr>,
+    wanted: &BTreeMap<u32, SocketAddr>,
+    changes: &mut Vec<Change>,
+) {
+    let surplus = held
+        .iter()
+        .filter(|(turn, it)| wanted.get(turn) != Some(it));
+    changes.extend(surplus.map(|(turn, _)| Change::TakeTurn(port, *turn)));
+    let missing = wanted
+        .iter()
+        .filter(|(turn, it)| held.get(turn) != Some(it));
+    changes.extend(missing.map(|(turn, it)| Change::GiveTurn(port, *turn, *it)));
+}
+
+fn plan_sets(port: u16, held: &PortHeld, target: Option<&PortTarget>, changes: &mut Vec<Change>) {
     let tracked = || target.iter().flat_map(|it| it.tracked());
     for (set, held) in [(Set::Opened, &held.opened), (Set::Live, &held.live)] {
         let missing = tracked().filter(|it| !held.contains(it));
         changes.extend(missing.map(|it| Change::Add(set, port, it)));
-        let surplus = held.iter().filter(|it| !target.is_some_and(|t| t.is_tracked(**it)));
+        let surplus = held
+            .iter()
+            .filter(|it| !target.is_some_and(|t| t.is_tracked(**it)));
         changes.extend(surplus.map(|it| Change::Delete(set, port, *it)));
     }
     let is_dead = |it: &SocketAddr| target.is_some_and(|t| t.dead.contains_key(it));
@@ -98,21 +141,6 @@ pub(super) fn plan<'a>(
     changes.extend(missing.map(|it| Change::Add(Set::Dead, port, *it)));
     let surplus = held.dead.keys().filter(|it| !is_dead(it));
     changes.extend(surplus.map(|it| Change::Delete(Set::Dead, port, *it)));
-}
-
-/// What the kernel holds of a port after the changes; `None` for nothing.
-pub(super) fn settled(target: Option<&PortTarget>) -> Option<PortHeld> {
-    let target = target?;
-    let tracked: BTreeSet<SocketAddr> = target.tracked().collect();
-    let is_routed = target.turns.is_some();
-    Some(PortHeld {
-        has_chain: is_routed,
-        fingerprint: target.turns.as_ref().map(Turns::fingerprint),
-        entry: if is_routed { Entry::Own } else { Entry::None },
-        opened: tracked.clone(),
-        live: tracked,
-        dead: target.dead.keys().map(|it| (*it, Duration::ZERO)).collect(),
-    })
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::{
     held::{self, Seen},
     nft::socket::{Nft, NftError},
-    plan::{Change, PortHeld, plan, settled},
+    plan::{Change, PortHeld, plan},
     ruleset::{self, Ruleset},
     split::{self, Left},
     status::{KernelEndpoint, KernelPort},
@@ -37,7 +37,10 @@ pub struct Plane {
     reserved: Vec<u16>,
     nft: Option<Nft>,
     target: Target,
-    /// The routes in mode tcp that were followed last.
+    /// All routes that were followed last, and who did not listen then.
+    seen: Arc<Routes>,
+    unlistened: BTreeSet<SocketAddr>,
+    /// Those among them that the kernel serves.
     routes: BTreeMap<u16, Arc<Route>>,
     left: BTreeMap<u16, Left>,
     /// Ports that are to be served by another data plane and are not released yet.
@@ -50,7 +53,7 @@ pub struct Plane {
     has_adopted: bool,
     /// Ports whose routes have changed and are not in the kernel yet.
     pending: BTreeSet<u16>,
-    /// Grows with every rule: where its turns begin.
+    /// Grows with every rule: where its counting begins.
     rotation: usize,
     counts: PlaneCounts,
 }
@@ -77,6 +80,8 @@ impl Plane {
             reserved,
             nft: None,
             target: Target::default(),
+            seen: Arc::default(),
+            unlistened: BTreeSet::new(),
             routes: BTreeMap::new(),
             left: BTreeMap::new(),
             kept: BTreeSet::new(),
@@ -94,66 +99,78 @@ impl Plane {
     /// yet: [`Plane::apply`] does that.
     pub fn follow(
         &mut self,
-        routes: &Routes,
+        routes: &Arc<Routes>,
         unlistened: &BTreeSet<SocketAddr>,
         released: &BTreeSet<u16>,
         snapshot: &Snapshot,
     ) {
         let now = Instant::now();
-        let mut wanted = BTreeMap::new();
-        let mut left = BTreeMap::new();
-        let tcp = routes.by_port.iter().filter(|(_, it)| split::is_tcp(it));
-        for (port, route) in tcp {
-            let known = self.routes.get(port).is_some_and(|it| Arc::ptr_eq(it, route));
-            if known && unlistened.is_empty() {
-                wanted.insert(*port, route.clone());
-                continue;
-            }
-            match self.endpoints(*port, unlistened, route) {
-                Ok(_) => drop(wanted.insert(*port, route.clone())),
-                Err(why) => drop(left.insert(*port, why)),
-            }
+        let changed = changed_ports(&self.seen.by_port, &routes.by_port);
+        let mut ports: BTreeSet<u16> = changed.into_iter().map(|(port, _)| port).collect();
+        ports.append(&mut self.kept);
+        if *unlistened != self.unlistened {
+            let differs =
+                |address| unlistened.contains(address) != self.unlistened.contains(address);
+            let concerned = routes
+                .by_port
+                .iter()
+                .filter(|(_, route)| route.endpoints.iter().any(|it| differs(&it.address)));
+            ports.extend(concerned.map(|(port, _)| *port));
+            self.unlistened.clone_from(unlistened);
         }
-        self.kept.clear();
-        for (port, route) in &self.routes {
-            let goes = !wanted.contains_key(port) && routes.by_port.contains_key(port);
-            if goes && !released.contains(port) {
-                wanted.insert(*port, route.clone());
-                self.kept.insert(*port);
-            }
-        }
-        let none = BTreeSet::new();
-        let mut changed = Vec::new();
-        for (port, route) in changed_ports(&self.routes, &wanted) {
-            let turns = route.and_then(|route| {
-                let weights = self.endpoints(port, &none, route).ok()?;
-                Some(Turns::new(&weights))
-            });
-            changed.push((port, route.map(|it| it.service.clone()), turns));
-        }
-        for (port, service, turns) in changed {
-            let before = self.routes.get(&port).cloned();
-            let holder = |address| {
-                let endpoints = &before.as_ref()?.endpoints;
-                let it = endpoints.iter().find(|it| it.address == address)?;
-                Some((it.hostname.clone(), it.id.clone()))
+        for &port in &ports {
+            let route = routes.by_port.get(&port);
+            self.left.remove(&port);
+            let decided = match route {
+                Some(route) if split::is_tcp(route) => self.endpoints(port, route),
+                _ => Ok(BTreeMap::new()),
             };
-            self.target
-                .route(port, service.as_deref(), turns, holder, snapshot, now);
-            self.pending.insert(port);
+            let weights = decided.unwrap_or_else(|why| {
+                self.left.insert(port, why);
+                BTreeMap::new()
+            });
+            if !weights.is_empty() {
+                self.reroute(port, route, Some(Turns::new(&weights)), snapshot, now);
+            } else if self.routes.contains_key(&port) {
+                if route.is_some() && !released.contains(&port) {
+                    self.kept.insert(port);
+                } else {
+                    self.reroute(port, None, None, snapshot, now);
+                }
+            }
         }
         self.pending.extend(self.target.expire(now));
-        self.routes = wanted;
-        self.left = left;
+        self.seen = routes.clone();
     }
 
-    fn endpoints(
-        &self,
+    fn reroute(
+        &mut self,
         port: u16,
-        unlistened: &BTreeSet<SocketAddr>,
-        route: &Route,
-    ) -> Result<BTreeMap<SocketAddr, u8>, Left> {
-        split::endpoints(self.ruleset.bind, port, &self.reserved, unlistened, route)
+        route: Option<&Arc<Route>>,
+        turns: Option<Turns>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        let before = match route {
+            Some(route) => self.routes.insert(port, route.clone()),
+            None => self.routes.remove(&port),
+        };
+        let holder = |address| {
+            let endpoints = &before.as_ref()?.endpoints;
+            let it = endpoints.iter().find(|it| it.address == address)?;
+            Some((it.hostname.clone(), it.id.clone()))
+        };
+        let service = route.map(|it| it.service.as_str());
+        self.target
+            .route(port, service, turns, holder, snapshot, now);
+        self.pending.insert(port);
+    }
+
+    fn endpoints(&self, port: u16, route: &Route) -> Result<BTreeMap<SocketAddr, u8>, Left> {
+        let Self {
+            ruleset, reserved, ..
+        } = self;
+        split::endpoints(ruleset.bind, port, reserved, &self.unlistened, route)
     }
 
     /// Looks at what time and the cluster have done to endpoints without a route.
@@ -224,7 +241,7 @@ impl Plane {
                 if !std::mem::replace(&mut self.has_adopted, true) {
                     info!(
                         table = self.ruleset.table,
-                        services = ports.values().filter(|it| it.has_chain).count(),
+                        services = ports.values().filter(|it| !it.turns.is_empty()).count(),
                         "the kernel's rules go on"
                     );
                     let tracked = held::tracked(&ports);
@@ -239,7 +256,10 @@ impl Plane {
             }
             Seen::Absent | Seen::Other(_) => {
                 if let Seen::Other(why) = seen {
-                    warn!(table = self.ruleset.table, why, "the kernel's rules are made anew");
+                    warn!(
+                        table = self.ruleset.table,
+                        why, "the kernel's rules are made anew"
+                    );
                 }
                 let mut batch = nft.batch();
                 self.ruleset.build(&mut batch);
@@ -265,20 +285,18 @@ impl Plane {
         let mut brought = Brought::default();
         let mut batch = nft.batch();
         let mut changes = Vec::new();
-        let mut number = 0;
         for &port in ports {
             let target = self.target.ports.get(&port);
             changes.clear();
-            plan(port, held.get(&port), target, &mut changes);
+            let settled = plan(port, held.get(&port), target, self.rotation, &mut changes);
             for change in &changes {
-                number += 1;
-                if matches!(change, Change::Fill(..)) {
+                if matches!(change, Change::Count(..)) {
                     self.rotation = self.rotation.wrapping_add(1);
                 }
-                self.ruleset.write(change, &mut batch, number, self.rotation);
+                self.ruleset.write(change, &mut batch);
             }
             brought.count += changes.len() as u64;
-            match settled(target) {
+            match settled {
                 Some(settled) => drop(held.insert(port, settled)),
                 None => drop(held.remove(&port)),
             }
@@ -389,7 +407,7 @@ impl Plane {
             Seen::Ours(ports) => ports,
             Seen::Absent | Seen::Other(_) => BTreeMap::new(),
         };
-        let routed = ports.values().filter(|it| it.has_chain);
+        let routed = ports.values().filter(|it| !it.turns.is_empty());
         let live = ports.values().map(|it| it.live.len());
         let dead = ports.values().map(|it| it.dead.len());
         Ok([routed.count(), live.sum(), dead.sum()])

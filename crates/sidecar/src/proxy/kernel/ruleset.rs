@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! prerouting, output ─▶ route: tcp to the bind address ─▶ map `services`: port ─▶ chain pPORT
-//!   pPORT: count up, look the turn up in an anonymous map, translate the destination
+//!   pPORT: counts up, looks port and turn up in the map `turns`, translates the destination
+//!   route, for what has no chain: the same with turn 0
 //! postrouting: what we translated and leaves the host gets the host's address as source
 //! input, forward, output ─▶ guard, for translated connections alone:
 //!   new: counted in `opened`; of `live` endpoints: counted, passes; to `dead` ones: reset
@@ -10,9 +11,14 @@
 //!
 //! The elements of `opened`, `live` and `dead` are ServicePort, address and port of an endpoint, as
 //! conntrack has them: where the client wanted to go, and where the answers come from. So others'
-//! translations are not ours by mistake. A change of a service is one batch that replaces the one rule of its
-//! chain and elements of the sets; nothing else is looked at. Our chains stand 10 before the usual
-//! places: a port that Docker publishes on all addresses does not hide a service.
+//! translations are not ours by mistake. Our chains stand 10 before the usual places: a port that Docker
+//! publishes on all addresses does not hide a service.
+//!
+//! A change of a service is one batch of elements; only where the number of its turns changes its rule is
+//! replaced, too, and then the kernel walks over all chains of the table to see that no jumps go in
+//! circles. A packet that is between rule and map when a batch takes effect may miss its turn; it gets turn 0,
+//! which every service has. What was measured and is not done: a map of each rule's own, among whose
+//! thousands the kernel looks for a free name at every change.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,14 +28,13 @@ use super::{
         batch::{APPEND, Batch, CREATE, kind},
         expressions::{
             ACCEPT, CT_DESTINATION_PORT, CT_DIRECTION, CT_SOURCE_IPV4, CT_SOURCE_IPV6,
-            CT_SOURCE_PORT, CT_STATE, CT_STATUS, DIFFERENT, EQUAL, Expressions, GOTO, JUMP,
-            META_FAMILY, META_INPUT_INTERFACE, META_OUTPUT_INTERFACE, META_PROTOCOL,
-            NETWORK_HEADER, ORIGINAL, REGISTER, REPLY, TRANSPORT_HEADER, expression, verdict,
+            CT_SOURCE_PORT, CT_STATE, CT_STATUS, DIFFERENT, EQUAL, Expressions, JUMP, META_FAMILY,
+            META_INPUT_INTERFACE, META_OUTPUT_INTERFACE, META_PROTOCOL, NETWORK_HEADER, ORIGINAL,
+            REGISTER, REPLY, TRANSPORT_HEADER, expression, verdict,
         },
     },
     plan::{Change, Set},
     target::DEAD_FOR_KERNEL,
-    turns::Turns,
 };
 
 /// Rules of another number are replaced as a whole.
@@ -38,8 +43,8 @@ const VERSION: u32 = 1;
 const COMMENT: &str = "sidecar";
 /// The map from ServicePort to chain.
 pub(super) const SERVICES: &str = "services";
-/// Elements that go into one message, whose list is bounded to 64 KiB.
-const ELEMENTS_MAX: usize = 512;
+/// The map from ServicePort and turn to endpoint.
+pub(super) const TURNS: &str = "turns";
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const TCP: u8 = 6;
@@ -47,20 +52,15 @@ const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
 /// Types that `nft list` shows elements as.
-const TYPE_INTEGER: u32 = 4;
+const TYPE_MARK: u32 = 19;
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const TYPE_PORT: u32 = 13;
 const TYPE_VERDICT: u32 = 0xffff_ff00;
 const TYPE_BITS: u32 = 6;
 
-const ANONYMOUS: u32 = 0x1;
-const CONSTANT: u32 = 0x2;
 const MAP: u32 = 0x8;
 const TIMEOUT: u32 = 0x10;
-/// Userdata that says that keys are in the machine's byte order.
-const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
-
 /// Bits of conntrack's state and status, and of TCP's flags.
 const STATE_NEW: u32 = 8;
 const STATUS_TRANSLATED: u32 = 1 << 5;
@@ -109,15 +109,15 @@ pub(super) fn chain_port(name: &str) -> Option<u16> {
     (chain_name(port) == name).then_some(port)
 }
 
-/// The comment at the rule with these turns, and the other way round.
-pub(super) fn turns_comment(fingerprint: u64) -> String {
-    format!("{COMMENT} {VERSION} {fingerprint:016x}")
+/// The comment at the rule that counts so many turns, and the other way round.
+pub(super) fn count_comment(count: u32) -> String {
+    format!("{COMMENT} {VERSION} {count}")
 }
 
-pub(super) fn comment_turns(comment: &str) -> Option<u64> {
+pub(super) fn comment_count(comment: &str) -> Option<u32> {
     let (_, text) = comment.rsplit_once(' ')?;
-    let fingerprint = u64::from_str_radix(text, 16).ok()?;
-    (turns_comment(fingerprint) == comment).then_some(fingerprint)
+    let count = text.parse().ok()?;
+    (count_comment(count) == comment).then_some(count)
 }
 
 /// A table of ours, by what does not change.
@@ -163,12 +163,23 @@ impl Ruleset {
             it.conntrack(CT_STATUS).bits(&bit, DIFFERENT);
         };
         let endpoint = |it: &mut Expressions<'_, '_>| self.endpoint(it);
-        rule("route", &|it| {
+        let ours = |it: &mut Expressions<'_, '_>| {
             it.meta(META_FAMILY).compare(EQUAL, &[family]);
             it.payload(NETWORK_HEADER, offset, length)
                 .compare(EQUAL, &bind);
             tcp(it);
+        };
+        rule("route", &|it| {
+            ours(it);
             it.payload(TRANSPORT_HEADER, 2, 2).verdict_of(SERVICES);
+        });
+        rule("route", &|it| {
+            ours(it);
+            it.payload(TRANSPORT_HEADER, 2, 2)
+                // Counts up to nothing: turn 0.
+                .count_up(1, REGISTER + 1)
+                .value_of(TURNS)
+                .destination(family, self.behind_address());
         });
         for chain in ["nat_prerouting", "nat_output"] {
             rule(chain, &|it| {
@@ -296,6 +307,16 @@ impl Ruleset {
         }
         batch.add(kind::NEW_SET, CREATE, |it| {
             it.text(1, &self.table);
+            it.text(2, TURNS);
+            it.number(3, MAP);
+            it.number(4, TYPE_PORT << TYPE_BITS | TYPE_MARK);
+            it.number(5, 8);
+            it.number(6, address_type << TYPE_BITS | TYPE_PORT);
+            it.number(7, address_bytes + 4);
+            it.number(10, 5);
+        });
+        batch.add(kind::NEW_SET, CREATE, |it| {
+            it.text(1, &self.table);
             it.text(2, SERVICES);
             it.number(3, MAP);
             it.number(4, TYPE_PORT);
@@ -325,15 +346,25 @@ impl Ruleset {
         });
     }
 
-    /// Writes a change. `number` is of the batch's own, for each change another, and `first` the turn to begin
-    /// with: rules that are replaced often would else always begin with the same endpoint.
-    pub(super) fn write(&self, change: &Change<'_>, batch: &mut Batch, number: u32, first: usize) {
+    /// Writes a change.
+    pub(super) fn write(&self, change: &Change, batch: &mut Batch) {
         match change {
             Change::AddChain(port) => self.add_chain(batch, &chain_name(*port), None),
-            Change::Fill(port, turns) => self.fill(batch, *port, turns, number, first),
+            Change::Count(port, count) => self.count(batch, *port, *count),
+            Change::GiveTurn(port, turn, address) => {
+                self.elements(batch, kind::NEW_ELEMENTS, TURNS, |it| {
+                    it.nested(1, |it| it.bytes(1, &turn_key(*port, *turn)));
+                    it.nested(2, |it| it.bytes(1, &location(*address)));
+                });
+            }
+            Change::TakeTurn(port, turn) => {
+                self.elements(batch, kind::DELETE_ELEMENTS, TURNS, |it| {
+                    it.nested(1, |it| it.bytes(1, &turn_key(*port, *turn)));
+                });
+            }
             Change::Lead(port) => self.elements(batch, kind::NEW_ELEMENTS, SERVICES, |it| {
                 it.nested(1, |it| it.bytes(1, &port.to_be_bytes()));
-                it.nested(2, |it| verdict(it, GOTO, Some(&chain_name(*port))));
+                it.nested(2, |it| verdict(it, JUMP, Some(&chain_name(*port))));
             }),
             Change::Unlead(port) => self.elements(batch, kind::DELETE_ELEMENTS, SERVICES, |it| {
                 it.nested(1, |it| it.bytes(1, &port.to_be_bytes()));
@@ -351,54 +382,16 @@ impl Ruleset {
         }
     }
 
-    fn fill(&self, batch: &mut Batch, port: u16, turns: &Turns, number: u32, first: usize) {
-        const NAME: &str = "__map%d";
+    fn count(&self, batch: &mut Batch, port: u16, count: u32) {
         let chain = chain_name(port);
-        let order = turns.order();
-        let count = u32::try_from(order.len()).unwrap_or(u32::MAX);
         batch.add(kind::DELETE_RULE, 0, |it| {
             it.text(1, &self.table);
             it.text(2, &chain);
         });
-        let (address_type, address_bytes) = if self.bind.is_ipv4() {
-            (TYPE_IPV4, 4)
-        } else {
-            (TYPE_IPV6, 16)
-        };
-        batch.add(kind::NEW_SET, CREATE, |it| {
-            it.text(1, &self.table);
-            it.text(2, NAME);
-            it.number(3, ANONYMOUS | CONSTANT | MAP);
-            it.number(4, TYPE_INTEGER);
-            it.number(5, 4);
-            it.number(6, address_type << TYPE_BITS | TYPE_PORT);
-            it.number(7, address_bytes + 4);
-            it.nested(9, |it| it.number(1, count));
-            it.number(10, number);
-            it.bytes(13, &KEYS_IN_HOST_ORDER);
-        });
-        let turned = (0..count).zip(order.iter().cycle().skip(first % order.len()));
-        let turned: Vec<_> = turned.collect();
-        for part in turned.chunks(ELEMENTS_MAX) {
-            batch.add(kind::NEW_ELEMENTS, CREATE, |it| {
-                it.text(1, &self.table);
-                it.text(2, NAME);
-                it.number(4, number);
-                it.nested(3, |it| {
-                    for (turn, address) in part {
-                        it.nested(1, |it| {
-                            it.nested(1, |it| it.bytes(1, &turn.to_ne_bytes()));
-                            it.nested(2, |it| it.bytes(1, &location(**address)));
-                        });
-                    }
-                });
-            });
-        }
-        let comment = turns_comment(turns.fingerprint());
-        self.add_rule(batch, &chain, &comment, &|it| {
-            it.meta(META_PROTOCOL).compare(EQUAL, &[TCP]);
-            it.count_up(count)
-                .value_of(NAME, number)
+        self.add_rule(batch, &chain, &count_comment(count), &|it| {
+            it.payload(TRANSPORT_HEADER, 2, 2)
+                .count_up(count, REGISTER + 1)
+                .value_of(TURNS)
                 .destination(self.family(), self.behind_address());
         });
     }
@@ -423,13 +416,44 @@ impl Ruleset {
         set: &str,
         element: impl FnOnce(&mut Attributes<'_>),
     ) {
-        let flags = if kind == kind::NEW_ELEMENTS { CREATE } else { 0 };
+        let flags = if kind == kind::NEW_ELEMENTS {
+            CREATE
+        } else {
+            0
+        };
         batch.add(kind, flags, |it| {
             it.text(1, &self.table);
             it.text(2, set);
             it.nested(3, |it| it.nested(1, element));
         });
     }
+}
+
+fn turn_key(port: u16, turn: u32) -> Vec<u8> {
+    let mut bytes = port.to_be_bytes().to_vec();
+    bytes.extend([0; 2]);
+    bytes.extend(turn.to_ne_bytes());
+    bytes
+}
+
+/// What such a key says.
+pub(super) fn read_turn(key: &[u8]) -> Option<(u16, u32)> {
+    let &[high, low, _, _, ref turn @ ..] = key else {
+        return None;
+    };
+    let turn = <[u8; 4]>::try_from(turn).ok()?;
+    Some((u16::from_be_bytes([high, low]), u32::from_ne_bytes(turn)))
+}
+
+/// What such a value says.
+pub(super) fn read_location(bytes: &[u8]) -> Option<SocketAddr> {
+    let (address, last) = bytes.split_last_chunk::<4>()?;
+    let ip: IpAddr = match address.len() {
+        4 => <[u8; 4]>::try_from(address).ok()?.into(),
+        16 => <[u8; 16]>::try_from(address).ok()?.into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes([last[0], last[1]])))
 }
 
 /// Address and port, as they lie in registers.
@@ -453,14 +477,8 @@ fn endpoint_key(port: u16, address: SocketAddr) -> Vec<u8> {
 /// What such a key says.
 pub(super) fn read_endpoint(key: &[u8]) -> Option<(u16, SocketAddr)> {
     let (port, rest) = key.split_first_chunk::<4>()?;
-    let (address, last) = rest.split_last_chunk::<4>()?;
-    let ip: IpAddr = match address.len() {
-        4 => <[u8; 4]>::try_from(address).ok()?.into(),
-        16 => <[u8; 16]>::try_from(address).ok()?.into(),
-        _ => return None,
-    };
-    let number = |bytes: &[u8; 4]| u16::from_be_bytes([bytes[0], bytes[1]]);
-    Some((number(port), SocketAddr::new(ip, number(last))))
+    let port = u16::from_be_bytes([port[0], port[1]]);
+    Some((port, read_location(rest)?))
 }
 
 #[cfg(test)]
@@ -479,10 +497,13 @@ mod tests {
         for name in ["p", "p010000", "p65536", "q1", "p+1"] {
             assert_eq!(chain_port(name), None, "{name}");
         }
-        let comment = turns_comment(0x1f);
-        assert_eq!(comment, "sidecar 1 000000000000001f");
-        assert_eq!(comment_turns(&comment), Some(0x1f));
-        assert_eq!(comment_turns("sidecar 2 000000000000001f"), None);
+        let comment = count_comment(31);
+        assert_eq!(comment, "sidecar 1 31");
+        assert_eq!(comment_count(&comment), Some(31));
+        for other in ["sidecar 2 31", "sidecar 1 031", "31"] {
+            assert_eq!(comment_count(other), None, "{other}");
+        }
+        assert_eq!(read_turn(&turn_key(10_000, 7)), Some((10_000, 7)));
     }
 
     #[test]

@@ -33,10 +33,13 @@ pub(super) enum Left {
 /// Why the kernel can serve nothing at this bind address; `None` if it can.
 pub(super) fn unusable(bind: IpAddr) -> Option<&'static str> {
     if bind.is_unspecified() {
-        return Some("services are reached at all addresses, and would hide other ports of this host");
+        return Some(
+            "services are reached at all addresses, and would hide other ports of this host",
+        );
     }
-    bind.is_loopback()
-        .then_some("services are reached at a loopback address, from which no packet leaves the host")
+    bind.is_loopback().then_some(
+        "services are reached at a loopback address, from which no packet leaves the host",
+    )
 }
 
 /// Where the kernel sends the connections of a route, with weights. Instances that share an address are one
@@ -126,7 +129,11 @@ mod tests {
         assert_eq!(decide(v4, &[("10.0.0.1:80", 1), ("10.0.0.2:80", 3)]), Ok(2));
         assert_eq!(decide("fd00::168", &[("[fd00::1]:80", 1)]), Ok(1));
         // Two instances behind one address, and one that announces the proxy.
-        let twice = [("10.0.0.1:80", 1), ("10.0.0.1:80", 3), ("192.168.168.168:10000", 1)];
+        let twice = [
+            ("10.0.0.1:80", 1),
+            ("10.0.0.1:80", 3),
+            ("192.168.168.168:10000", 1),
+        ];
         assert_eq!(decide(v4, &twice), Ok(1));
         for (address, left) in [
             ("[fd00::1]:80", Left::Family),

@@ -150,7 +150,10 @@ impl Target {
             let Some(it) = self.ports.get(&port) else {
                 continue;
             };
-            let gone = it.lingering.iter().filter(|(a, h)| !holds(snapshot, h, **a));
+            let gone = it
+                .lingering
+                .iter()
+                .filter(|(a, h)| !holds(snapshot, h, **a));
             for address in gone.map(|(address, _)| *address).collect::<Vec<_>>() {
                 touched.insert(port);
                 self.condemn(port, address, now + DEAD_FOR);
@@ -231,9 +234,7 @@ fn holds(snapshot: &Snapshot, (hostname, id): &Holder, address: SocketAddr) -> b
 fn holders(snapshot: &Snapshot) -> BTreeMap<SocketAddr, Holder> {
     let there = snapshot.services().filter(|it| is_there(it));
     there
-        .flat_map(|it| {
-            addresses(it).map(|address| (address, (it.hostname.clone(), it.id.clone())))
-        })
+        .flat_map(|it| addresses(it).map(|address| (address, (it.hostname.clone(), it.id.clone()))))
         .collect()
 }
 

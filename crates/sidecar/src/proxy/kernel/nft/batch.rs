@@ -127,7 +127,14 @@ impl Batch {
 
 fn edge(bytes: &mut Vec<u8>, kind: u16, sequence: u32) {
     let [high, low] = SUBSYSTEM.to_be_bytes();
-    raw(bytes, kind, 0, sequence, [UNSPECIFIED, 0, high, low], |_| {});
+    raw(
+        bytes,
+        kind,
+        0,
+        sequence,
+        [UNSPECIFIED, 0, high, low],
+        |_| {},
+    );
 }
 
 #[cfg(test)]

@@ -35,7 +35,6 @@ pub(crate) const DIFFERENT: u32 = 1;
 /// Verdicts.
 pub(crate) const ACCEPT: i32 = 1;
 pub(crate) const JUMP: i32 = -3;
-pub(crate) const GOTO: i32 = -4;
 
 /// Register of a verdict.
 const VERDICT_REGISTER: u32 = 0;
@@ -52,8 +51,7 @@ pub(crate) struct Expressions<'a, 'b>(pub(crate) &'a mut Attributes<'b>);
 
 impl Expressions<'_, '_> {
     fn add(&mut self, name: &str, fill: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
-        self.0
-            .nested(LIST_ELEMENT, |it| expression(it, name, fill));
+        self.0.nested(LIST_ELEMENT, |it| expression(it, name, fill));
         self
     }
 
@@ -127,20 +125,19 @@ impl Expressions<'_, '_> {
         })
     }
 
-    /// What the anonymous map of this number has for what is in the register.
-    pub(crate) fn value_of(&mut self, map: &str, number: u32) -> &mut Self {
+    /// What a map has for what is in the registers.
+    pub(crate) fn value_of(&mut self, map: &str) -> &mut Self {
         self.add("lookup", |it| {
             it.text(1, map);
             it.number(2, REGISTER);
             it.number(3, REGISTER);
-            it.number(4, number);
         })
     }
 
     /// Counts up to `modulus` and begins again at 0.
-    pub(crate) fn count_up(&mut self, modulus: u32) -> &mut Self {
+    pub(crate) fn count_up(&mut self, modulus: u32, register: u32) -> &mut Self {
         self.add("numgen", |it| {
-            it.number(1, REGISTER);
+            it.number(1, register);
             it.number(2, modulus);
             it.number(3, 0);
         })

@@ -141,9 +141,14 @@ impl Nft {
     /// The number that every change of nf_tables in this network namespace makes greater by one.
     pub(crate) fn generation(&mut self) -> Result<u32, NftError> {
         let mut generation = None;
-        self.ask(kind::GET_GENERATION, 0, |_| {}, |_, answer| {
-            generation = answer.number(1);
-        })?;
+        self.ask(
+            kind::GET_GENERATION,
+            0,
+            |_| {},
+            |_, answer| {
+                generation = answer.number(1);
+            },
+        )?;
         generation.ok_or_else(|| NftError::Answer(io::ErrorKind::InvalidData.into()))
     }
 
@@ -228,7 +233,10 @@ struct Message<'a> {
 impl Message<'_> {
     /// `None` for an acknowledgement.
     fn error(&self) -> Option<NftError> {
-        let code = self.body.first_chunk::<4>().map(|it| i32::from_ne_bytes(*it));
+        let code = self
+            .body
+            .first_chunk::<4>()
+            .map(|it| i32::from_ne_bytes(*it));
         let code = match code {
             Some(0) => return None,
             Some(code) => code,
@@ -254,7 +262,8 @@ impl<'a> Iterator for Messages<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let head = self.0.first_chunk::<HEAD_BYTES>()?;
-        let number = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let number =
+            |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let word = |at: usize| u16::from_ne_bytes([head[at], head[at + 1]]);
         let length = usize::try_from(number(0)).ok()?;
         let body = self.0.get(HEAD_BYTES..length)?;
