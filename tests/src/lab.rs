@@ -156,9 +156,14 @@ impl Lab {
         let inner = ["ip", "-n", &namespace];
         let outer = ["ip", "-n", &host.namespace];
         let run = |at: &[&str], words: &[&str]| tools::run(&[at, words].concat());
-        let pair = ["link", "add", "behind", "type", "veth", "peer", "name", "eth0"];
+        let pair = [
+            "link", "add", "behind", "type", "veth", "peer", "name", "eth0",
+        ];
         run(&outer, &[&pair[..], &["netns", &namespace]].concat());
-        run(&outer, &["addr", "add", &format!("{gateway}/24"), "dev", "behind"]);
+        run(
+            &outer,
+            &["addr", "add", &format!("{gateway}/24"), "dev", "behind"],
+        );
         run(&outer, &["link", "set", "behind", "up"]);
         run(&inner, &["link", "set", "lo", "up"]);
         run(&inner, &["addr", "add", &format!("{ip}/24"), "dev", "eth0"]);

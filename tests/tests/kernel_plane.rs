@@ -195,7 +195,10 @@ fn clients_on_a_host_and_behind_it_are_translated_by_weight() {
     assert!(!table.contains(&format!("{PAGE} ")), "{table}");
     let listening = agents[0].metrics("sidecar_proxy_listening").unwrap();
     assert_eq!(listening.len(), 1, "{listening:?}");
-    assert!(listening.keys().all(|it| it.contains("page")), "{listening:?}");
+    assert!(
+        listening.keys().all(|it| it.contains("page")),
+        "{listening:?}"
+    );
 
     eventually("connections are counted", SETTLED, || {
         let counted = agents[0].metrics("sidecar_kernel_connections_total")?;
@@ -236,8 +239,11 @@ fn changes_fail_no_request_and_break_no_connection_but_of_the_dead() {
             let heavier = target("web", "tcp", 8300, WEB, weight);
             change(&lab, &mut agent, &[heavier, second.clone(), other.clone()]);
             eventually("turns are as the weight says", SETTLED, || {
-                let found = status(&agent)?["ports"][WEB.to_string()]["endpoints"][0]["turns"].clone();
-                (found == weight).then_some(()).ok_or_else(|| found.to_string())
+                let found =
+                    status(&agent)?["ports"][WEB.to_string()]["endpoints"][0]["turns"].clone();
+                (found == weight)
+                    .then_some(())
+                    .ok_or_else(|| found.to_string())
             });
         }
         let id = agent.instances("web").expect("it answers")[0].id.clone();
@@ -250,10 +256,17 @@ fn changes_fail_no_request_and_break_no_connection_but_of_the_dead() {
         assert_eq!(answer.expect("an answer").status, 202);
         eventually("one of them gets no more", SETTLED, || {
             let counts = host.answers(WEB, 8)?;
-            (counts.len() == 1).then_some(()).ok_or(format!("{counts:?}"))
+            (counts.len() == 1)
+                .then_some(())
+                .ok_or(format!("{counts:?}"))
         });
         let counts = host.answers(WEB, 1).expect("an answer");
-        drained = if counts.contains_key("first") { "second" } else { "first" }.to_owned();
+        drained = if counts.contains_key("first") {
+            "second"
+        } else {
+            "first"
+        }
+        .to_owned();
     });
     println!("{requests} requests, none failed");
     for held in &mut of_first {
@@ -287,7 +300,9 @@ fn connections_to_the_dead_are_cut_and_those_who_return_are_served() {
     let mut far = kernel(&lab, 1, std::slice::from_ref(&web)).start();
     let clients = [lab.host(0).clone(), lab.behind(0)];
     eventually("the service is reached", SETTLED, || {
-        clients.iter().try_for_each(|it| served_by(it, WEB, &["far"]))
+        clients
+            .iter()
+            .try_for_each(|it| served_by(it, WEB, &["far"]))
     });
     let mut held = clients.each_ref().map(|it| Held::to(it, WEB, "far"));
     change(&lab, &mut far, &[]);
@@ -295,13 +310,17 @@ fn connections_to_the_dead_are_cut_and_those_who_return_are_served() {
         held.is_cut();
     }
     eventually("the port is closed", SETTLED, || {
-        clients.iter().try_for_each(|it| it.expect_route(WEB, &Route::Closed))
+        clients
+            .iter()
+            .try_for_each(|it| it.expect_route(WEB, &Route::Closed))
     });
     assert_eq!(number(&near, "dead_endpoints"), Ok(1));
 
     change(&lab, &mut far, &[web]);
     eventually("the service is back", SETTLED, || {
-        clients.iter().try_for_each(|it| served_by(it, WEB, &["far"]))
+        clients
+            .iter()
+            .try_for_each(|it| served_by(it, WEB, &["far"]))
     });
     let mut held = clients.each_ref().map(|it| Held::to(it, WEB, "far"));
     eventually("nobody counts as dead", SETTLED, || {
@@ -376,7 +395,9 @@ fn rules_outlive_an_agent_that_does_not_leave() {
     eventually("the built-in proxy serves", SETTLED, || {
         served_by(&host, WEB, &["web"])?;
         let listening = agent.metrics("sidecar_proxy_listening")?;
-        (listening.len() == 2).then_some(()).ok_or(format!("{listening:?}"))
+        (listening.len() == 2)
+            .then_some(())
+            .ok_or(format!("{listening:?}"))
     });
     assert!(table(&host).is_err());
     agent.kill();
@@ -385,7 +406,9 @@ fn rules_outlive_an_agent_that_does_not_leave() {
     let requests = under_load(&host, &[WEB, PAGE], || {
         eventually("the kernel serves again", SETTLED, || {
             let listening = agent.metrics("sidecar_proxy_listening")?;
-            (listening.len() == 1).then_some(()).ok_or(format!("{listening:?}"))
+            (listening.len() == 1)
+                .then_some(())
+                .ok_or(format!("{listening:?}"))
         });
         // From one data plane to the other and back.
         for (mode, count) in [("http", 2), ("tcp", 1)] {
@@ -404,7 +427,8 @@ fn rules_outlive_an_agent_that_does_not_leave() {
     agent.signal(Signal::TERM);
     assert_eq!(agent.ends(STOPPED).0, Exit::Code(0));
     assert!(table(&host).is_err());
-    host.expect_route(WEB, &Route::Closed).expect("nobody serves");
+    host.expect_route(WEB, &Route::Closed)
+        .expect("nobody serves");
 }
 
 #[test]
@@ -443,7 +467,9 @@ fn what_is_changed_by_hand_is_set_right() {
         host.said(&["nft", &command]);
         eventually(&format!("after `{command}`"), REPAIRED, || {
             let repairs = number(&agent, "repairs")?;
-            (repairs > before).then_some(()).ok_or("no repair".to_owned())
+            (repairs > before)
+                .then_some(())
+                .ok_or("no repair".to_owned())
         });
         served_by(&host, WEB, &["first", "second"]).expect(&command);
         held.goes_on("second");
@@ -474,7 +500,12 @@ fn without_the_privilege_the_built_in_proxy_serves_everything() {
     let advertise = format!("SIDECAR_ADVERTISE_IP={}", host.ip);
     let program = sidecar().display().to_string();
     let mut command = vec!["setpriv", "--bounding-set", "-net_admin", "--", "env"];
-    command.extend(["SIDECAR_PROXY=kernel", "SIDECAR_DISCOVERY=static", &file, &advertise]);
+    command.extend([
+        "SIDECAR_PROXY=kernel",
+        "SIDECAR_DISCOVERY=static",
+        &file,
+        &advertise,
+    ]);
     command.push(&program);
     let agent = lab.program(0, "unprivileged", &command);
     eventually("the service is reached", SETTLED, || {
@@ -489,7 +520,15 @@ fn other_address_families_and_bind_addresses_are_served_by_whoever_can() {
     let lab = Lab::new(Machine::Shared, &["solo"]);
     let host = lab.host(0).clone();
     let _responder = Responder::start(&host, "[::]:8300".parse().unwrap());
-    host.said(&["ip", "address", "add", "fd00:88::1/64", "dev", "eth0", "nodad"]);
+    host.said(&[
+        "ip",
+        "address",
+        "add",
+        "fd00:88::1/64",
+        "dev",
+        "eth0",
+        "nodad",
+    ]);
     for (bind, advertise, by_kernel) in [
         ("fd00::168", "fd00:88::1", 1),
         ("192.168.168.168", "fd00:88::1", 0),
@@ -514,7 +553,15 @@ fn other_address_families_and_bind_addresses_are_served_by_whoever_can() {
 }
 
 fn run_container(engine: &Engine, name: &str, labels: &[&str]) {
-    let mut command = vec!["run", "--name", name, "-P", "-d", "-l", "HealthCheck=AlwaysSuccessful"];
+    let mut command = vec![
+        "run",
+        "--name",
+        name,
+        "-P",
+        "-d",
+        "-l",
+        "HealthCheck=AlwaysSuccessful",
+    ];
     command.extend(labels.iter().flat_map(|it| ["-l", it]));
     command.push(IMAGE);
     engine.docker(&command);
@@ -536,7 +583,9 @@ fn a_published_port_is_reached(options: &[&str], by_kernel: u64) {
     eventually("the host reaches it", SETTLED, || {
         served_by(&host, WEB, &["container"])?;
         let services = number(&agent, "services")?;
-        (services == by_kernel).then_some(()).ok_or(services.to_string())
+        (services == by_kernel)
+            .then_some(())
+            .ok_or(services.to_string())
     });
     let url = format!("http://{PROXY_IP}:{WEB}/");
     for client in ["client", "web"] {

@@ -150,7 +150,7 @@ mod linux {
         times.sort_unstable();
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
         println!(
-            "{what}: p50 {:.0?}, p99 {:.0?}, worst {:.1?}",
+            "{what}: p50 {:.3?}, p99 {:.3?}, worst {:.1?}",
             at(0.5),
             at(0.99),
             at(1.0)

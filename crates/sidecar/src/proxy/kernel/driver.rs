@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    listening::Listening,
+    listening,
     nft::socket::NftError,
     plane::{COUNT_INTERVAL, COUNTING_SHARE, Plane},
     split,
@@ -423,14 +423,10 @@ impl Driver {
     }
 }
 
-/// Those of these addresses of the host where nobody listens.
-fn unlistened(mut addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
-    match Listening::now() {
-        Ok(listening) => addresses.retain(|it| !listening.has(*it)),
-        Err(error) => {
-            debug!(%error, "cannot list listening sockets; all count as listening");
-            addresses.clear();
-        }
-    }
-    addresses
+/// Those of these addresses of the host where nobody accepts connections.
+fn unlistened(addresses: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+    listening::unaccepted(addresses).unwrap_or_else(|error| {
+        debug!(%error, "cannot list listening sockets; all count as accepting");
+        BTreeSet::new()
+    })
 }

@@ -112,8 +112,8 @@ fn chains(nft: &mut Nft, table: &str) -> Result<Vec<(String, Option<Base>)>, Nft
     )
 }
 
-/// Whether the rules that are always there are as they should be.
-fn read_rules(
+/// Whether the rules that are always there are as they should be; those of the ports are added to them.
+pub(super) fn read_rules(
     nft: &mut Nft,
     ruleset: &Ruleset,
     ports: &mut BTreeMap<u16, PortHeld>,
@@ -121,13 +121,13 @@ fn read_rules(
     let rules = nft.dump(
         kind::GET_RULE,
         |it| it.text(1, &ruleset.table),
-        |found: &mut BTreeMap<String, Vec<String>>, it| {
+        |found: &mut BTreeMap<String, Vec<(String, u64)>>, it| {
             let Some(chain) = it.text(2) else {
                 return;
             };
             let comment = it.value(7).and_then(comment).unwrap_or_default();
             let rules = found.entry(chain.to_owned()).or_default();
-            rules.push(comment);
+            rules.push((comment, it.long(3).unwrap_or_default()));
         },
     )?;
     let mut bases = BTreeMap::<&str, Vec<String>>::new();
@@ -137,12 +137,15 @@ fn read_rules(
     let mut bases_seen = 0;
     for (chain, comments) in &rules {
         if let Some(port) = chain_port(chain) {
-            let counts = match &comments[..] {
-                [comment] => comment_count(comment),
-                _ => None,
-            };
-            ports.entry(port).or_default().counts = counts;
-        } else if bases.get(chain.as_str()) == Some(comments) {
+            let held = ports.entry(port).or_default();
+            if let [(comment, handle)] = &comments[..] {
+                held.counts = comment_count(comment);
+                held.handle = Some(*handle);
+            }
+        } else if bases.get(chain.as_str()).is_some_and(|wanted| {
+            let found = comments.iter().map(|(comment, _)| comment);
+            wanted.iter().eq(found)
+        }) {
             bases_seen += 1;
         } else {
             return Ok(false);

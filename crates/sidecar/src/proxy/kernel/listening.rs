@@ -1,12 +1,14 @@
-//! Where somebody listens on this host, asked of the kernel (sock_diag(7)).
+//! Where somebody accepts connections on this host, asked of the kernel (sock_diag(7)) and of `/proc`.
 //!
-//! An endpoint on this host where nobody listens is mostly a port that Docker publishes by translation
-//! alone (`userland-proxy: false`). After our translation Docker's is not asked any more, so such an endpoint
-//! is reached only by a connection that this host itself makes: that of the built-in proxy.
+//! An endpoint on this host where nobody does is mostly a port that Docker publishes by translation alone
+//! (`userland-proxy: false`); newer engines listen there nevertheless, to keep the port, and accept nothing.
+//! After our translation Docker's is not asked any more, so such an endpoint is reached only by a
+//! connection that this host itself makes: that of the built-in proxy. Where processes cannot be seen, as
+//! from a container without `--pid host`, nobody is seen to accept: slower, but right.
 
 use std::{
-    collections::BTreeSet,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
     net::{IpAddr, SocketAddr},
 };
 
@@ -23,17 +25,33 @@ const LISTEN: u32 = 1 << 10;
 const HEAD_BYTES: usize = 16;
 const RECEIVE_BYTES: usize = 64 * 1024;
 
-/// The addresses of all listening TCP sockets.
+/// Keeps ports that it publishes by listening there.
+const KEEPER: &str = "dockerd";
+
+/// All listening TCP sockets: addresses and inodes.
 #[derive(Debug, Default)]
-pub(super) struct Listening(BTreeSet<SocketAddr>);
+struct Listening(BTreeMap<SocketAddr, u32>);
+
+/// Those of these addresses of the host where nobody is seen to accept connections.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(super) fn unaccepted(mut addresses: BTreeSet<SocketAddr>) -> io::Result<BTreeSet<SocketAddr>> {
+    let listening = Listening::now()?;
+    let inodes = addresses.iter().filter_map(|it| listening.inode(*it));
+    let accepted = accepted(inodes.collect());
+    let is_accepted = |it: &SocketAddr| {
+        listening
+            .inode(*it)
+            .is_some_and(|it| accepted.contains(&it))
+    };
+    addresses.retain(|it| !is_accepted(it));
+    Ok(addresses)
+}
 
 impl Listening {
-    /// Asks the kernel.
-    ///
-    /// # Errors
-    /// When it cannot be asked.
-    pub(super) fn now() -> io::Result<Self> {
-        let mut found = BTreeSet::new();
+    fn now() -> io::Result<Self> {
+        let mut found = BTreeMap::new();
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
@@ -43,17 +61,48 @@ impl Listening {
         Ok(Self(found))
     }
 
-    /// Whether a connection to this address of the host finds somebody.
-    pub(super) fn has(&self, address: SocketAddr) -> bool {
+    /// The socket that a connection to this address of the host finds.
+    fn inode(&self, address: SocketAddr) -> Option<u32> {
         let v4: IpAddr = [0; 4].into();
         let v6: IpAddr = [0; 16].into();
-        [address.ip(), v4, v6]
-            .iter()
-            .any(|ip| self.0.contains(&SocketAddr::new(*ip, address.port())))
+        let at = |ip: IpAddr| self.0.get(&SocketAddr::new(ip, address.port())).copied();
+        at(address.ip()).or_else(|| at(v4)).or_else(|| at(v6))
     }
 }
 
-fn ask(socket: &Socket, family: u8, found: &mut BTreeSet<SocketAddr>) -> io::Result<()> {
+/// Those of these sockets that a process has which is not only there to keep ports.
+fn accepted(mut wanted: BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if wanted.is_empty() {
+            break;
+        }
+        let path = process.path();
+        let is_process = process.file_name().to_string_lossy().parse::<u32>().is_ok();
+        if !is_process || fs::read_to_string(path.join("comm")).is_ok_and(|it| it.trim() == KEEPER)
+        {
+            continue;
+        }
+        for descriptor in fs::read_dir(path.join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let inode = fs::read_link(descriptor.path()).ok().and_then(|it| {
+                let name = it.to_str()?.strip_prefix("socket:[")?;
+                name.strip_suffix(']')?.parse().ok()
+            });
+            if let Some(inode) = inode
+                && wanted.remove(&inode)
+            {
+                found.insert(inode);
+            }
+        }
+    }
+    found
+}
+
+fn ask(socket: &Socket, family: u8, found: &mut BTreeMap<SocketAddr, u32>) -> io::Result<()> {
     let mut question = vec![0; HEAD_BYTES + 56];
     let length = u32::try_from(question.len()).unwrap_or_default();
     question[..4].copy_from_slice(&length.to_ne_bytes());
@@ -77,22 +126,24 @@ fn ask(socket: &Socket, family: u8, found: &mut BTreeSet<SocketAddr>) -> io::Res
             match u16::from_ne_bytes([head[4], head[5]]) {
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => return Err(io::ErrorKind::Unsupported.into()),
-                _ => found.extend(address(body)),
+                _ => found.extend(listener(body)),
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         }
     }
 }
 
-/// Of an answer: family, three bytes, the two ports, the two addresses.
-fn address(answer: &[u8]) -> Option<SocketAddr> {
+/// Of an answer: family, three bytes, the two ports, the two addresses, interface, cookie, four numbers, the
+/// inode.
+fn listener(answer: &[u8]) -> Option<(SocketAddr, u32)> {
     let port = u16::from_be_bytes([*answer.get(4)?, *answer.get(5)?]);
     let ip: IpAddr = if answer.first() == Some(&FAMILIES[0]) {
         <[u8; 4]>::try_from(answer.get(8..12)?).ok()?.into()
     } else {
         <[u8; 16]>::try_from(answer.get(8..24)?).ok()?.into()
     };
-    Some(SocketAddr::new(ip, port))
+    let inode = u32::from_ne_bytes(answer.get(68..72)?.try_into().ok()?);
+    Some((SocketAddr::new(ip, port), inode))
 }
 
 #[cfg(test)]
@@ -110,11 +161,11 @@ mod tests {
             let listener = TcpListener::bind(bound).unwrap();
             let port = listener.local_addr().unwrap().port();
             let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
-            let listening = Listening::now().unwrap();
-            assert!(listening.has(at(found)));
-            assert_eq!(listening.has(at(other)), found == other);
+            let is_accepted = |ip| unaccepted([at(ip)].into()).unwrap().is_empty();
+            assert!(is_accepted(found));
+            assert_eq!(is_accepted(other), found == other);
             drop(listener);
-            assert!(!Listening::now().unwrap().has(at(found)));
+            assert!(!is_accepted(found));
         }
     }
 }

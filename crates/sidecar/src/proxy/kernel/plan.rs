@@ -15,6 +15,8 @@ pub(super) struct PortHeld {
     pub(super) has_chain: bool,
     /// How many turns the rule in it counts, if that is the only one and ours.
     pub(super) counts: Option<u32>,
+    /// The kernel's number of that rule, where it is known.
+    pub(super) handle: Option<u64>,
     /// Where the map of ports leads from it.
     pub(super) entry: Entry,
     /// Who has which turn.
@@ -51,8 +53,8 @@ pub(super) enum Set {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     AddChain(u16),
-    /// Puts a rule that counts so many turns in place of whatever is in the chain.
-    Count(u16, u32),
+    /// Puts a rule that counts so many turns in place of this one, or of whatever is in the chain.
+    Count(u16, u32, Option<u64>),
     GiveTurn(u16, u32, SocketAddr),
     TakeTurn(u16, u32),
     Lead(u16),
@@ -60,6 +62,14 @@ pub(super) enum Change {
     DeleteChain(u16),
     Add(Set, u16, SocketAddr),
     Delete(Set, u16, SocketAddr),
+}
+
+impl Change {
+    /// Whether it is one of chains and rules. These come before all elements: with each rule that uses a map
+    /// the kernel looks at all elements of it.
+    pub(super) fn is_of_rules(&self) -> bool {
+        matches!(self, Self::AddChain(_) | Self::Count(..))
+    }
 }
 
 /// The changes of one port, and what the kernel holds of it afterwards; `None` for nothing. `first` is the
@@ -81,7 +91,8 @@ pub(super) fn plan(
         changes.push(Change::AddChain(port));
     }
     if is_recounted {
-        changes.extend(count.map(|it| Change::Count(port, it)));
+        let old = held.counts.and(held.handle);
+        changes.extend(count.map(|it| Change::Count(port, it, old)));
     }
     if held.entry == Entry::Foreign || count.is_none() && held.entry == Entry::Own {
         changes.push(Change::Unlead(port));
@@ -101,6 +112,8 @@ pub(super) fn plan(
     Some(PortHeld {
         has_chain: count.is_some(),
         counts: count,
+        // Of a new rule the kernel tells it.
+        handle: count.and(held.handle).filter(|_| !is_recounted),
         entry: count.map_or(Entry::None, |_| Entry::Own),
         turns: shared,
         opened: tracked.clone(),

@@ -17,7 +17,10 @@ use tracing::{info, warn};
 
 use super::{
     held::{self, Seen},
-    nft::socket::{Nft, NftError},
+    nft::{
+        attributes::Parse,
+        socket::{Nft, NftError},
+    },
     plan::{Change, PortHeld, plan},
     ruleset::{self, Ruleset},
     split::{self, Left},
@@ -27,6 +30,9 @@ use super::{
 };
 use crate::routes::{Route, Routes, changed_ports};
 
+/// Rules of which the kernel tells the numbers one by one; of more they are read afterwards, as the words of
+/// the kernel have to fit the socket.
+const ECHOES_MAX: usize = 32;
 /// How often everything is read again because others change nf_tables meanwhile.
 const READINGS_MAX: usize = 8;
 
@@ -282,34 +288,45 @@ impl Plane {
         let (Some(nft), Some(held)) = (&mut self.nft, &mut self.held) else {
             return Ok(Brought::default());
         };
-        let mut brought = Brought::default();
-        let mut batch = nft.batch();
         let mut changes = Vec::new();
         for &port in ports {
             let target = self.target.ports.get(&port);
-            changes.clear();
-            let settled = plan(port, held.get(&port), target, self.rotation, &mut changes);
-            for change in &changes {
-                if matches!(change, Change::Count(..)) {
-                    self.rotation = self.rotation.wrapping_add(1);
-                }
-                self.ruleset.write(change, &mut batch);
-            }
-            brought.count += changes.len() as u64;
-            match settled {
+            match plan(port, held.get(&port), target, self.rotation, &mut changes) {
                 Some(settled) => drop(held.insert(port, settled)),
                 None => drop(held.remove(&port)),
             }
+        }
+        let recounted = changes.iter().filter(|it| matches!(it, Change::Count(..)));
+        let recounted = recounted.count();
+        self.rotation = self.rotation.wrapping_add(recounted);
+        let echo = recounted <= ECHOES_MAX;
+        let (of_rules, of_elements): (Vec<_>, Vec<_>) =
+            changes.iter().partition(|it| it.is_of_rules());
+        let mut brought = Brought {
+            count: changes.len() as u64,
+            batches: 0,
+        };
+        let mut batch = nft.batch();
+        let mut hear = |rule: Parse<'_>| {
+            let port = rule.text(2).and_then(ruleset::chain_port);
+            if let Some(held) = port.and_then(|it| held.get_mut(&it)) {
+                held.handle = rule.long(3);
+            }
+        };
+        for change in of_rules.into_iter().chain(of_elements) {
+            self.ruleset.write(change, &mut batch, echo);
             if batch.len() > nft.batch_bytes_max() {
-                let full = std::mem::replace(&mut batch, nft.batch());
-                nft.commit(full)?;
+                nft.commit_and_hear(batch, &mut hear)?;
                 batch = nft.batch();
                 brought.batches += 1;
             }
         }
         if !batch.is_empty() {
-            nft.commit(batch)?;
+            nft.commit_and_hear(batch, &mut hear)?;
             brought.batches += 1;
+        }
+        if !echo {
+            held::read_rules(nft, &self.ruleset, held)?;
         }
         self.counts.transactions += brought.batches;
         let batches = u32::try_from(brought.batches).unwrap_or_default();

@@ -25,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     nft::{
         attributes::Attributes,
-        batch::{APPEND, Batch, CREATE, kind},
+        batch::{APPEND, Batch, CREATE, ECHO, REPLACE, kind},
         expressions::{
             ACCEPT, CT_DESTINATION_PORT, CT_DIRECTION, CT_SOURCE_IPV4, CT_SOURCE_IPV6,
             CT_SOURCE_PORT, CT_STATE, CT_STATUS, DIFFERENT, EQUAL, Expressions, JUMP, META_FAMILY,
@@ -253,7 +253,8 @@ impl Ruleset {
         let mut comments = self.comments().into_iter();
         self.rules(&mut |chain, fill| {
             let comment = comments.next().map(|(_, comment)| comment);
-            self.add_rule(batch, chain, &comment.unwrap_or_default(), fill);
+            let comment = comment.unwrap_or_default();
+            self.add_rule(batch, (chain, None, false), &comment, fill);
         });
     }
 
@@ -330,13 +331,18 @@ impl Ruleset {
     fn add_rule(
         &self,
         batch: &mut Batch,
-        chain: &str,
+        (chain, old, echo): (&str, Option<u64>, bool),
         comment: &str,
         fill: &dyn Fn(&mut Expressions<'_, '_>),
     ) {
-        batch.add(kind::NEW_RULE, CREATE | APPEND, |it| {
+        let flags = old.map_or(CREATE | APPEND, |_| REPLACE);
+        let flags = if echo { flags | ECHO } else { flags };
+        batch.add(kind::NEW_RULE, flags, |it| {
             it.text(1, &self.table);
             it.text(2, chain);
+            if let Some(old) = old {
+                it.long(3, old);
+            }
             it.nested(4, |it| fill(&mut Expressions(it)));
             let length = u8::try_from(comment.len() + 1).unwrap_or_default();
             let mut userdata = vec![0, length];
@@ -346,11 +352,11 @@ impl Ruleset {
         });
     }
 
-    /// Writes a change.
-    pub(super) fn write(&self, change: &Change, batch: &mut Batch) {
+    /// Writes a change. With `echo` the kernel tells rules again, with the numbers it gives them.
+    pub(super) fn write(&self, change: &Change, batch: &mut Batch, echo: bool) {
         match change {
             Change::AddChain(port) => self.add_chain(batch, &chain_name(*port), None),
-            Change::Count(port, count) => self.count(batch, *port, *count),
+            Change::Count(port, count, old) => self.count(batch, *port, *count, *old, echo),
             Change::GiveTurn(port, turn, address) => {
                 self.elements(batch, kind::NEW_ELEMENTS, TURNS, |it| {
                     it.nested(1, |it| it.bytes(1, &turn_key(*port, *turn)));
@@ -382,13 +388,18 @@ impl Ruleset {
         }
     }
 
-    fn count(&self, batch: &mut Batch, port: u16, count: u32) {
+    /// A rule that is replaced is taken better than one that is deleted before the new one is added: while a
+    /// chain has a rule that uses a map, the kernel does not look at all elements of it for the next.
+    fn count(&self, batch: &mut Batch, port: u16, count: u32, old: Option<u64>, echo: bool) {
         let chain = chain_name(port);
-        batch.add(kind::DELETE_RULE, 0, |it| {
-            it.text(1, &self.table);
-            it.text(2, &chain);
-        });
-        self.add_rule(batch, &chain, &count_comment(count), &|it| {
+        if old.is_none() {
+            batch.add(kind::DELETE_RULE, 0, |it| {
+                it.text(1, &self.table);
+                it.text(2, &chain);
+            });
+        }
+        let comment = count_comment(count);
+        self.add_rule(batch, (&chain, old, echo), &comment, &|it| {
             it.payload(TRANSPORT_HEADER, 2, 2)
                 .count_up(count, REGISTER + 1)
                 .value_of(TURNS)

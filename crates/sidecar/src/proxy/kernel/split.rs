@@ -26,7 +26,9 @@ pub(super) enum Left {
     Reserved,
     /// Mostly one that Docker publishes without its userland proxy: its own translation would not see what
     /// was translated already.
-    #[error("nobody listens at an endpoint on this host, so that somebody else translates it")]
+    #[error(
+        "nobody is seen to accept connections at an endpoint on this host, so that others may translate it"
+    )]
     Unlistened,
 }
 

@@ -123,6 +123,21 @@ impl Target {
         now: Instant,
     ) {
         let holders = holders(snapshot);
+        // In the order in which they are to be forgotten.
+        let mut dead: Vec<_> = dead
+            .iter()
+            .map(|(it, remaining)| (*remaining, *it))
+            .collect();
+        dead.sort_unstable();
+        for (remaining, (port, address)) in dead {
+            let known = self.ports.get(&port);
+            let is_tracked = known.is_some_and(|it| it.is_tracked(address));
+            if is_tracked || tracked.contains(&(port, address)) {
+                continue;
+            }
+            let earlier = DEAD_FOR_KERNEL.saturating_sub(DEAD_FOR);
+            self.condemn(port, address, now + remaining.saturating_sub(earlier));
+        }
         for &(port, address) in tracked {
             let known = self.ports.get(&port);
             if known.is_some_and(|it| it.is_tracked(address)) {
@@ -132,14 +147,6 @@ impl Target {
                 Some(holder) => self.linger(port, address, holder.clone()),
                 None => self.condemn(port, address, now + DEAD_FOR),
             }
-        }
-        for (&(port, address), remaining) in dead {
-            let known = self.ports.get(&port);
-            if known.is_some_and(|it| it.is_tracked(address) || it.dead.contains_key(&address)) {
-                continue;
-            }
-            let earlier = DEAD_FOR_KERNEL.saturating_sub(DEAD_FOR);
-            self.condemn(port, address, now + remaining.saturating_sub(earlier));
         }
     }
 

@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(order(&[1]), "0");
         assert_eq!(order(&[7, 7, 7]), "012");
         assert_eq!(order(&[10, 30]), "1011");
-        assert_eq!(order(&[1, 2, 3]), "212012");
+        assert_eq!(order(&[1, 2, 3]), "210212");
         assert_eq!(turns(&[255, 1]).order.len(), 256);
     }
 

@@ -20,9 +20,11 @@ pub(crate) mod kind {
     pub(crate) const GET_GENERATION: u8 = 16;
 }
 
-/// `NLM_F_REQUEST`, `_ACK`, `_DUMP`, `_CREATE` and `_APPEND`.
+/// `NLM_F_REQUEST`, `_ACK`, `_ECHO`, `_REPLACE`, `_DUMP`, `_CREATE` and `_APPEND`.
 pub(crate) const REQUEST: u16 = 0x1;
 pub(crate) const ACK: u16 = 0x4;
+pub(crate) const ECHO: u16 = 0x8;
+pub(crate) const REPLACE: u16 = 0x100;
 pub(crate) const DUMP: u16 = 0x300;
 pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;

@@ -22,6 +22,7 @@ const DUMP_ATTEMPTS_MAX: usize = 16;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NEW_RULE: u16 = batch::SUBSYSTEM << 8 | kind::NEW_RULE as u16;
 /// `NLM_F_DUMP_INTR`, `_CAPPED` and `_ACK_TLVS`.
 const INTERRUPTED: u16 = 0x10;
 const HAS_WORDS: u16 = 0x200;
@@ -113,6 +114,15 @@ impl Nft {
 
     /// Has all of a batch done, or nothing of it.
     pub(crate) fn commit(&mut self, batch: Batch) -> Result<(), NftError> {
+        self.commit_and_hear(batch, |_| {})
+    }
+
+    /// The same, with all rules that the kernel was asked to tell again.
+    pub(crate) fn commit_and_hear(
+        &mut self,
+        batch: Batch,
+        mut hear: impl FnMut(Parse<'_>),
+    ) -> Result<(), NftError> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -125,6 +135,9 @@ impl Nft {
             for message in Messages(&self.buffer) {
                 let is_ours = message.sequence == first
                     || last.wrapping_sub(message.sequence) < last.wrapping_sub(first);
+                if is_ours && message.kind == NEW_RULE {
+                    hear(Parse::new(message.body.get(SUBHEAD_BYTES..).unwrap_or(&[])));
+                }
                 if message.kind != NLMSG_ERROR || !is_ours {
                     continue;
                 }
