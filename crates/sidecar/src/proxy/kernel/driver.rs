@@ -71,7 +71,7 @@ pub struct Settings {
 pub async fn run(settings: Settings, mut inputs: Inputs, status: watch::Sender<Arc<KernelStatus>>) {
     let mut driver = Driver::new(&settings, status);
     tokio::select! {
-        () = inputs.shutdown.cancelled() => return,
+        () = inputs.shutdown.cancelled() => return driver.end(inputs.leaving.is_cancelled()),
         changed = inputs.routes.changed() => if changed.is_err() { return },
     }
     driver.learn_own_addresses().await;
@@ -89,7 +89,7 @@ pub async fn run(settings: Settings, mut inputs: Inputs, status: watch::Sender<A
             // Everything is looked at in its time, however many changes there are.
             () = tokio::time::sleep_until(due) => {
                 driver.looks = driver.looks.wrapping_add(1);
-                if driver.looks % ADDRESSES_LOOKS == 0 {
+                if driver.looks.is_multiple_of(ADDRESSES_LOOKS) {
                     driver.learn_own_addresses().await;
                 }
                 driver.look(&mut inputs);
@@ -154,6 +154,7 @@ impl Driver {
         let unusable = split::unusable(settings.bind).map(Trouble::Bind);
         if let Some(trouble) = &unusable {
             warn!(%trouble, remedy = trouble.remedy(), "the built-in proxy serves everything");
+            super::retire(settings.gossip_port);
         }
         Self {
             plane,
@@ -344,12 +345,11 @@ impl Driver {
         } else {
             self.status.services = self.plane.routes().len();
         }
-        let left = self.plane.left();
-        if left.len() != self.status.left_to_builtin.len()
-            || left.keys().ne(self.status.left_to_builtin.keys())
-        {
-            let left = left.iter().map(|(port, why)| (*port, why.to_string()));
-            self.status.left_to_builtin = Arc::new(left.collect());
+        let left = self.plane.left().iter();
+        let left: BTreeMap<u16, String> =
+            left.map(|(port, why)| (*port, why.to_string())).collect();
+        if left != *self.status.left_to_builtin {
+            self.status.left_to_builtin = Arc::new(left);
         }
         self.published.send_if_modified(|shown| {
             let differs = **shown != self.status;

@@ -69,6 +69,9 @@ const FLAG_RESET: u8 = 4;
 /// Where a chain is called from: type, hook and priority.
 type Hook = (&'static str, u32, i32);
 
+/// Writes the expressions of a rule.
+type Fill<'a> = dyn Fn(&mut Expressions<'_, '_>) + 'a;
+
 /// Chains that are always there.
 pub(super) const CHAINS: [(&str, Option<Hook>); 8] = [
     ("route", None),
@@ -148,7 +151,7 @@ impl Ruleset {
         comments
     }
 
-    fn rules(&self, rule: &mut dyn FnMut(&'static str, &dyn Fn(&mut Expressions<'_, '_>))) {
+    fn rules(&self, rule: &mut dyn FnMut(&'static str, &Fill<'_>)) {
         let family = self.family();
         let (offset, length, bind) = match self.bind {
             IpAddr::V4(ip) => (16, 4, ip.octets().to_vec()),
@@ -333,7 +336,7 @@ impl Ruleset {
         batch: &mut Batch,
         (chain, old, echo): (&str, Option<u64>, bool),
         comment: &str,
-        fill: &dyn Fn(&mut Expressions<'_, '_>),
+        fill: &Fill<'_>,
     ) {
         let flags = old.map_or(CREATE | APPEND, |_| REPLACE);
         let flags = if echo { flags | ECHO } else { flags };
