@@ -16,8 +16,8 @@ use super::{
     },
     plan::{Entry, PortHeld, Set},
     ruleset::{
-        CHAINS, Ruleset, SERVICES, TURNS, chain_name, chain_port, comment_count, read_endpoint,
-        read_location, read_turn,
+        CHAINS, FIRSTS, Ruleset, SERVICES, TURNS_MAPS, chain_name, chain_port, comment_count,
+        read_endpoint, read_location, read_turn, turns_name,
     },
 };
 
@@ -187,14 +187,17 @@ fn read_sets(
         let is_own = goes && chain == chain_name(port);
         ports.entry(port).or_default().entry = if is_own { Entry::Own } else { Entry::Foreign };
     }
-    let turns = elements(nft, &ruleset.table, TURNS, |found: &mut Vec<_>, it| {
-        let key = it.within(1).and_then(|it| it.value(1));
-        let value = it.within(2).and_then(|it| it.value(1));
-        let turn = key.and_then(read_turn);
-        found.extend(turn.zip(value.and_then(read_location)));
-    })?;
-    for ((port, turn), address) in turns {
-        ports.entry(port).or_default().turns.insert(turn, address);
+    let maps = (0..TURNS_MAPS).map(turns_name);
+    for map in maps.chain([FIRSTS.to_owned()]) {
+        let turns = elements(nft, &ruleset.table, &map, |found: &mut Vec<_>, it| {
+            let key = it.within(1).and_then(|it| it.value(1));
+            let value = it.within(2).and_then(|it| it.value(1));
+            let turn = key.and_then(read_turn);
+            found.extend(turn.zip(value.and_then(read_location)));
+        })?;
+        for ((port, turn), address) in turns {
+            ports.entry(port).or_default().turns.insert(turn, address);
+        }
     }
     for set in Set::ALL {
         let endpoints = elements(nft, &ruleset.table, set.name(), |found: &mut Vec<_>, it| {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! prerouting, output ─▶ route: tcp to the bind address ─▶ map `services`: port ─▶ chain pPORT
-//!   pPORT: counts up, looks port and turn up in the map `turns`, translates the destination
-//!   route, for what has no chain: the same with turn 0
+//!   pPORT: counts up, looks port and turn up in a map `turnsN`, translates the destination
+//!   route, for what has no chain: looks the port up in the map `first`, translates
 //! postrouting: what we translated and leaves the host gets the host's address as source
 //! input, forward, output ─▶ guard, for translated connections alone:
 //!   new: counted in `opened`; of `live` endpoints: counted, passes; to `dead` ones: reset
@@ -16,9 +16,10 @@
 //!
 //! A change of a service is one batch of elements; only where the number of its turns changes its rule is
 //! replaced, too, and then the kernel walks over all chains of the table to see that no jumps go in
-//! circles. A packet that is between rule and map when a batch takes effect may miss its turn; it gets turn 0,
-//! which every service has. What was measured and is not done: a map of each rule's own, among whose
-//! thousands the kernel looks for a free name at every change.
+//! circles, and at all elements of the map that the rule uses: therefore there are several. A packet that is
+//! between rule and map when a batch takes effect may miss its turn; it gets the first one, which every
+//! service has. What was measured and is not done: a map of each rule's own, among whose thousands the
+//! kernel looks for a free name at every change.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -35,6 +36,7 @@ use super::{
     },
     plan::{Change, Set},
     target::DEAD_FOR_KERNEL,
+    turns::FIRST,
 };
 
 /// Rules of another number are replaced as a whole.
@@ -43,8 +45,10 @@ const VERSION: u32 = 1;
 const COMMENT: &str = "sidecar";
 /// The map from ServicePort to chain.
 pub(super) const SERVICES: &str = "services";
-/// The map from ServicePort and turn to endpoint.
-pub(super) const TURNS: &str = "turns";
+/// The map from ServicePort to the endpoint of what is not counted.
+pub(super) const FIRSTS: &str = "first";
+/// Maps from ServicePort and turn to endpoint, each for some of the ports.
+pub(super) const TURNS_MAPS: u16 = 64;
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const TCP: u8 = 6;
@@ -110,6 +114,11 @@ pub(super) fn chain_name(port: u16) -> String {
 pub(super) fn chain_port(name: &str) -> Option<u16> {
     let port = name.strip_prefix('p')?.parse().ok()?;
     (chain_name(port) == name).then_some(port)
+}
+
+/// Name of one of the maps of turns.
+pub(super) fn turns_name(number: u16) -> String {
+    format!("turns{number}")
 }
 
 /// The comment at the rule that counts so many turns, and the other way round.
@@ -179,9 +188,7 @@ impl Ruleset {
         rule("route", &|it| {
             ours(it);
             it.payload(TRANSPORT_HEADER, 2, 2)
-                // Counts up to nothing: turn 0.
-                .count_up(1, REGISTER + 1)
-                .value_of(TURNS)
+                .value_of(FIRSTS)
                 .destination(family, self.behind_address());
         });
         for chain in ["nat_prerouting", "nat_output"] {
@@ -309,16 +316,24 @@ impl Ruleset {
                 }
             });
         }
-        batch.add(kind::NEW_SET, CREATE, |it| {
-            it.text(1, &self.table);
-            it.text(2, TURNS);
-            it.number(3, MAP);
-            it.number(4, TYPE_PORT << TYPE_BITS | TYPE_MARK);
-            it.number(5, 8);
-            it.number(6, address_type << TYPE_BITS | TYPE_PORT);
-            it.number(7, address_bytes + 4);
-            it.number(10, 5);
-        });
+        let location = (address_type << TYPE_BITS | TYPE_PORT, address_bytes + 4);
+        let mut add_map = |name: &str, key: (u32, u32), number: u32| {
+            batch.add(kind::NEW_SET, CREATE, |it| {
+                it.text(1, &self.table);
+                it.text(2, name);
+                it.number(3, MAP);
+                it.number(4, key.0);
+                it.number(5, key.1);
+                it.number(6, location.0);
+                it.number(7, location.1);
+                it.number(10, number);
+            });
+        };
+        add_map(FIRSTS, (TYPE_PORT, 2), 5);
+        for number in 0..TURNS_MAPS {
+            let key = (TYPE_PORT << TYPE_BITS | TYPE_MARK, 8);
+            add_map(&turns_name(number), key, 6 + u32::from(number));
+        }
         batch.add(kind::NEW_SET, CREATE, |it| {
             it.text(1, &self.table);
             it.text(2, SERVICES);
@@ -361,14 +376,16 @@ impl Ruleset {
             Change::AddChain(port) => self.add_chain(batch, &chain_name(*port), None),
             Change::Count(port, count, old) => self.count(batch, *port, *count, *old, echo),
             Change::GiveTurn(port, turn, address) => {
-                self.elements(batch, kind::NEW_ELEMENTS, TURNS, |it| {
-                    it.nested(1, |it| it.bytes(1, &turn_key(*port, *turn)));
+                let (map, key) = turn_place(*port, *turn);
+                self.elements(batch, kind::NEW_ELEMENTS, &map, |it| {
+                    it.nested(1, |it| it.bytes(1, &key));
                     it.nested(2, |it| it.bytes(1, &location(*address)));
                 });
             }
             Change::TakeTurn(port, turn) => {
-                self.elements(batch, kind::DELETE_ELEMENTS, TURNS, |it| {
-                    it.nested(1, |it| it.bytes(1, &turn_key(*port, *turn)));
+                let (map, key) = turn_place(*port, *turn);
+                self.elements(batch, kind::DELETE_ELEMENTS, &map, |it| {
+                    it.nested(1, |it| it.bytes(1, &key));
                 });
             }
             Change::Lead(port) => self.elements(batch, kind::NEW_ELEMENTS, SERVICES, |it| {
@@ -405,7 +422,7 @@ impl Ruleset {
         self.add_rule(batch, (&chain, old, echo), &comment, &|it| {
             it.payload(TRANSPORT_HEADER, 2, 2)
                 .count_up(count, REGISTER + 1)
-                .value_of(TURNS)
+                .value_of(&turns_name(port % TURNS_MAPS))
                 .destination(self.family(), self.behind_address());
         });
     }
@@ -443,6 +460,15 @@ impl Ruleset {
     }
 }
 
+/// Map and key of a turn.
+fn turn_place(port: u16, turn: u32) -> (String, Vec<u8>) {
+    if turn == FIRST {
+        (FIRSTS.to_owned(), port.to_be_bytes().to_vec())
+    } else {
+        (turns_name(port % TURNS_MAPS), turn_key(port, turn))
+    }
+}
+
 fn turn_key(port: u16, turn: u32) -> Vec<u8> {
     let mut bytes = port.to_be_bytes().to_vec();
     bytes.extend([0; 2]);
@@ -452,8 +478,13 @@ fn turn_key(port: u16, turn: u32) -> Vec<u8> {
 
 /// What such a key says.
 pub(super) fn read_turn(key: &[u8]) -> Option<(u16, u32)> {
-    let &[high, low, _, _, ref turn @ ..] = key else {
+    let &[high, low, ref rest @ ..] = key else {
         return None;
+    };
+    let turn = match rest {
+        [] => return Some((u16::from_be_bytes([high, low]), FIRST)),
+        [_, _, turn @ ..] => turn,
+        [_] => return None,
     };
     let turn = <[u8; 4]>::try_from(turn).ok()?;
     Some((u16::from_be_bytes([high, low]), u32::from_ne_bytes(turn)))
@@ -517,7 +548,10 @@ mod tests {
         for other in ["sidecar 2 31", "sidecar 1 031", "31"] {
             assert_eq!(comment_count(other), None, "{other}");
         }
-        assert_eq!(read_turn(&turn_key(10_000, 7)), Some((10_000, 7)));
+        for turn in [7, FIRST] {
+            let (_, key) = turn_place(10_000, turn);
+            assert_eq!(read_turn(&key), Some((10_000, turn)));
+        }
     }
 
     #[test]

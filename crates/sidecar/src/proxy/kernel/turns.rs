@@ -9,6 +9,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 /// Most turns there are before they begin again, unless there are more endpoints; weights that need more are
 /// rounded.
 const TURNS_MAX: u64 = 1024;
+/// What stands beside the turns: who gets what is not counted, all of a service of one turn.
+pub(super) const FIRST: u32 = u32::MAX;
+
 /// The endpoints of a service by turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turns {
@@ -63,10 +66,21 @@ impl Turns {
         is_recounted: bool,
         first: usize,
     ) -> BTreeMap<u32, SocketAddr> {
-        if is_recounted {
+        let mut shared = if is_recounted {
             let turned = self.order.iter().cycle().skip(first % self.order.len());
-            return (0..self.count()).zip(turned.copied()).collect();
+            (0..self.count()).zip(turned.copied()).collect()
+        } else {
+            self.passed_on(before)
+        };
+        let first = shared.get(&0).copied();
+        if self.count() == 1 {
+            shared.clear();
         }
+        shared.extend(first.map(|it| (FIRST, it)));
+        shared
+    }
+
+    fn passed_on(&self, before: &BTreeMap<u32, SocketAddr>) -> BTreeMap<u32, SocketAddr> {
         let mut missing = self.weights.clone();
         let mut shared = BTreeMap::new();
         for turn in 0..self.count() {
@@ -155,7 +169,8 @@ mod tests {
     #[test]
     fn as_few_turns_as_possible_change_hands() {
         let shared = |before: &BTreeMap<u32, SocketAddr>, after: &Turns| {
-            let shared = after.shared_out(before, false, 0);
+            let mut shared = after.shared_out(before, false, 0);
+            assert_eq!(shared.remove(&FIRST), shared.get(&0).copied());
             let mut counts = BTreeMap::<_, u64>::new();
             for address in shared.values() {
                 *counts.entry(*address).or_default() += 1;

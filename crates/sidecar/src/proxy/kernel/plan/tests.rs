@@ -3,7 +3,7 @@ use std::time::Instant;
 use catalog::Snapshot;
 
 use super::*;
-use crate::proxy::kernel::target::Target;
+use crate::proxy::kernel::{target::Target, turns::FIRST};
 
 const PORT: u16 = 10_000;
 
@@ -38,7 +38,7 @@ fn a_service_of_one_endpoint_needs_one_turn_and_no_chain() {
     assert_eq!(
         found,
         [
-            Change::GiveTurn(PORT, 0, address(1)),
+            Change::GiveTurn(PORT, FIRST, address(1)),
             Change::Add(Set::Opened, PORT, address(1)),
             Change::Add(Set::Live, PORT, address(1)),
         ]
