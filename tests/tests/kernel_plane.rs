@@ -256,7 +256,7 @@ fn changes_fail_no_request_and_break_no_connection_but_of_the_dead() {
             let counts = host.answers(WEB, 8)?;
             (counts.len() == 1)
                 .then_some(())
-                .ok_or(format!("{counts:?}"))
+                .ok_or_else(|| format!("{counts:?}"))
         });
         let counts = host.answers(WEB, 1).expect("an answer");
         drained = if counts.contains_key("first") {
@@ -323,13 +323,13 @@ fn connections_to_the_dead_are_cut_and_those_who_return_are_served() {
     let mut held = clients.each_ref().map(|it| Held::to(it, WEB, "far"));
     eventually("nobody counts as dead", SETTLED, || {
         let dead = number(&near, "dead_endpoints")?;
-        (dead == 0).then_some(()).ok_or(dead.to_string())
+        (dead == 0).then_some(()).ok_or_else(|| dead.to_string())
     });
     // A host that dies says nothing of its services.
     lab.cable(1, false);
     eventually("the host counts as dead", SETTLED, || {
         let dead = number(&near, "dead_endpoints")?;
-        (dead == 1).then_some(()).ok_or(dead.to_string())
+        (dead == 1).then_some(()).ok_or_else(|| dead.to_string())
     });
     for held in &mut held {
         held.is_cut();
@@ -377,7 +377,9 @@ fn rules_outlive_an_agent_that_does_not_leave() {
             is_ready(&agent);
             eventually("the rules are taken over", SETTLED, || {
                 let state = status(&agent)?["state"].clone();
-                (state == "applied").then_some(()).ok_or(state.to_string())
+                (state == "applied")
+                    .then_some(())
+                    .ok_or_else(|| state.to_string())
             });
         }
     });
@@ -395,7 +397,7 @@ fn rules_outlive_an_agent_that_does_not_leave() {
         let listening = agent.metrics("sidecar_proxy_listening")?;
         (listening.len() == 2)
             .then_some(())
-            .ok_or(format!("{listening:?}"))
+            .ok_or_else(|| format!("{listening:?}"))
     });
     assert!(table(&host).is_err());
     agent.kill();
@@ -406,7 +408,7 @@ fn rules_outlive_an_agent_that_does_not_leave() {
             let listening = agent.metrics("sidecar_proxy_listening")?;
             (listening.len() == 1)
                 .then_some(())
-                .ok_or(format!("{listening:?}"))
+                .ok_or_else(|| format!("{listening:?}"))
         });
         // From one data plane to the other and back.
         for (mode, count) in [("http", 2), ("tcp", 1)] {
@@ -417,7 +419,7 @@ fn rules_outlive_an_agent_that_does_not_leave() {
                 let in_kernel = number(&agent, "services")?;
                 (listening.len() == count && in_kernel == 2 - count as u64)
                     .then_some(())
-                    .ok_or(format!("{listening:?} {in_kernel}"))
+                    .ok_or_else(|| format!("{listening:?} {in_kernel}"))
             });
         }
     });
@@ -468,7 +470,7 @@ fn what_is_changed_by_hand_is_set_right() {
             let repairs = number(&agent, "repairs")?;
             (repairs > before)
                 .then_some(())
-                .ok_or("no repair".to_owned())
+                .ok_or_else(|| "no repair".to_owned())
         });
         served_by(&host, WEB, &["first", "second"]).expect(&command);
         held.goes_on("second");
@@ -481,7 +483,9 @@ fn what_is_changed_by_hand_is_set_right() {
     (0..20).map(generation).for_each(drop);
     throughout("nothing is done", Duration::from_secs(2), || {
         let now = number(&agent, "transactions");
-        (now == before).then_some(()).ok_or(format!("{now:?}"))
+        (now == before)
+            .then_some(())
+            .ok_or_else(|| format!("{now:?}"))
     });
 }
 
@@ -544,7 +548,7 @@ fn other_address_families_and_bind_addresses_are_served_by_whoever_can() {
             let services = number(&agent, "services")?;
             (answer.status == 200 && services == by_kernel)
                 .then_some(())
-                .ok_or(format!("{} {services}", answer.status))
+                .ok_or_else(|| format!("{} {services}", answer.status))
         });
         agent.signal(Signal::TERM);
         agent.ends(STOPPED);
@@ -584,7 +588,7 @@ fn a_published_port_is_reached(options: &[&str], by_kernel: u64) {
         let services = number(&agent, "services")?;
         (services == by_kernel)
             .then_some(())
-            .ok_or(services.to_string())
+            .ok_or_else(|| services.to_string())
     });
     let url = format!("http://{PROXY_IP}:{WEB}/");
     for client in ["client", "web"] {

@@ -61,11 +61,17 @@ mod linux {
         let began = Instant::now();
         let seen = size(&mut plane);
         println!("read back in {:.1?}", began.elapsed());
+        // Their pages count from the beginning.
+        let figures = || {
+            let mut figures = vec![Duration::MAX; usize::try_from(changes).unwrap()];
+            figures.clear();
+            figures
+        };
+        let (mut whole, mut at_quarter) = (figures(), None);
+        let (mut to_kernel, mut busy) = (figures(), figures());
         let before = Memory::now();
         println!("before: {seen}, {before}");
 
-        let (mut whole, mut at_quarter) = (Vec::new(), None);
-        let (mut to_kernel, mut busy) = (Vec::new(), Vec::new());
         for change in 0..changes {
             let service = u16::try_from(change.wrapping_mul(7919) % u32::from(SERVICES)).unwrap();
             let port = FIRST_PORT + service;
