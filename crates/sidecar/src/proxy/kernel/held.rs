@@ -279,7 +279,7 @@ pub(super) fn tracked(ports: &BTreeMap<u16, PortHeld>) -> BTreeSet<(u16, SocketA
         .collect()
 }
 
-/// The table with nothing but what is always there may be missing; anything else is an error.
+/// Whether what was to be taken away is not there.
 pub(super) fn is_missing(error: &NftError) -> bool {
     error.number() == Some(NO_ENTRY)
         || matches!(error, NftError::Answer(it) if it.kind() == io::ErrorKind::NotFound)

@@ -165,7 +165,8 @@ impl Nft {
         generation.ok_or_else(|| NftError::Answer(io::ErrorKind::InvalidData.into()))
     }
 
-    /// Asks for everything of a kind, in one consistent look: `reset` is called before each attempt.
+    /// Asks for everything of a kind, again and again until nothing changes meanwhile; each attempt begins with
+    /// an empty result.
     pub(crate) fn dump<T: Default>(
         &mut self,
         kind: u8,
