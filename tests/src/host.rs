@@ -109,6 +109,32 @@ impl Host {
         Stream::open(self.connect(to)?, path)
     }
 
+    /// What a command of the machine writes on this host.
+    ///
+    /// # Errors
+    /// With what it wrote to its standard error, when it fails.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub fn try_said(&self, command: &[&str]) -> Result<String, String> {
+        let output = self.run(command);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
+    }
+
+    /// The same of one that does not fail.
+    ///
+    /// # Panics
+    /// When it does, or is not installed.
+    pub fn said(&self, command: &[&str]) -> String {
+        self.try_said(command)
+            .unwrap_or_else(|words| panic!("`{}` failed: {words}", command.join(" ")))
+    }
+
     /// The processes of this host whose command line has this word, by number.
     pub fn processes(&self, word: &str) -> Vec<i32> {
         let listed = tools::output(&["ip", "netns", "pids", &self.namespace]).stdout;

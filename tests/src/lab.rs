@@ -142,6 +142,37 @@ impl Lab {
         self.hosts.push(Arc::new(Host::new(name, ip, namespace)));
     }
 
+    /// A network behind a host, as a container's is: it reaches everything through that host alone, and nobody
+    /// but the host knows a way to it.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn behind(&self, number: usize) -> Arc<Host> {
+        let host = self.host(number);
+        let namespace = format!("{}-behind{number}", self.tag);
+        let (gateway, ip) = ([172, 31, 0, 1], Ipv4Addr::new(172, 31, 0, 2));
+        let gateway = Ipv4Addr::from(gateway).to_string();
+        tools::run(&["ip", "netns", "add", &namespace]);
+        let inner = ["ip", "-n", &namespace];
+        let outer = ["ip", "-n", &host.namespace];
+        let run = |at: &[&str], words: &[&str]| tools::run(&[at, words].concat());
+        let pair = [
+            "link", "add", "behind", "type", "veth", "peer", "name", "eth0",
+        ];
+        run(&outer, &[&pair[..], &["netns", &namespace]].concat());
+        run(
+            &outer,
+            &["addr", "add", &format!("{gateway}/24"), "dev", "behind"],
+        );
+        run(&outer, &["link", "set", "behind", "up"]);
+        run(&inner, &["link", "set", "lo", "up"]);
+        run(&inner, &["addr", "add", &format!("{ip}/24"), "dev", "eth0"]);
+        run(&inner, &["link", "set", "eth0", "up"]);
+        run(&inner, &["route", "add", "default", "via", &gateway]);
+        host.said(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        Arc::new(Host::new("behind", ip, namespace))
+    }
+
     /// Starts a program of the machine on a host; it logs to `<title>.log`.
     ///
     /// # Panics

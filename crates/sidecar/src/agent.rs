@@ -19,7 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 #[cfg(target_os = "linux")]
-use crate::proxy::worker;
+use crate::proxy::{
+    kernel::{self, KernelStatus},
+    worker,
+};
 use crate::{
     cluster::{
         awake::Awake,
@@ -430,8 +433,14 @@ impl Agent {
     ) -> watch::Receiver<Arc<PlaneStatus>> {
         let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
         #[cfg(target_os = "linux")]
-        if self.config.proxy != ProxyKind::Builtin {
-            worker::retire(self.config.gossip_bind.port()).await;
+        {
+            let port = self.config.gossip_bind.port();
+            if !matches!(self.config.proxy, ProxyKind::Builtin | ProxyKind::Kernel) {
+                worker::retire(port).await;
+            }
+            if self.config.proxy != ProxyKind::Kernel {
+                kernel::retire(port);
+            }
         }
         let shutdown = self.shutdown.clone();
         match self.config.proxy {
@@ -439,6 +448,10 @@ impl Agent {
             ProxyKind::Builtin => {
                 let bind = bind_ip(self.config.bind_ip).await;
                 self.start_builtin(bind, routes, status);
+            }
+            ProxyKind::Kernel => {
+                let bind = bind_ip(self.config.bind_ip).await;
+                self.start_kernel(bind, snapshots, routes, status);
             }
             ProxyKind::Haproxy => {
                 let bind = bind_ip(self.config.bind_ip).await;
@@ -496,6 +509,49 @@ impl Agent {
         #[cfg(not(target_os = "linux"))]
         self.tasks
             .spawn(builtin::run(options, bind, routes, status, shutdown));
+    }
+
+    /// The kernel's rules for what they can serve, and the built-in data plane for the rest.
+    #[cfg(target_os = "linux")]
+    fn start_kernel(
+        &self,
+        bind: IpAddr,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        let (builtin, rest) = watch::channel(Arc::new(Routes::default()));
+        let builtin_status = status.subscribe();
+        self.start_builtin(bind, rest, status);
+        let own = [&self.config.http_bind, &self.config.gossip_bind];
+        let settings = kernel::Settings {
+            bind,
+            gossip_port: self.config.gossip_bind.port(),
+            reserved_ports: own.map(SocketAddr::port).into(),
+        };
+        let inputs = kernel::Inputs {
+            snapshots,
+            routes,
+            builtin,
+            builtin_status,
+            leaving: self.leaving.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let (status, seen) = watch::channel(Arc::new(KernelStatus::default()));
+        self.view.show_kernel(seen);
+        self.tasks.spawn(kernel::run(settings, inputs, status));
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn start_kernel(
+        &self,
+        bind: IpAddr,
+        _snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        warn!("only Linux has nf_tables; the built-in proxy serves everything");
+        self.start_builtin(bind, routes, status);
     }
 
     fn start_http(&self, api: Api) {

@@ -13,7 +13,9 @@ use serde::{Serialize, Serializer};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    discovery::SourceName, net::http_client::without_credentials, proxy::haproxy::HaproxyStatus,
+    discovery::SourceName,
+    net::http_client::without_credentials,
+    proxy::{haproxy::HaproxyStatus, kernel::KernelStatus},
 };
 
 /// Remarks kept about one subject, and subjects with remarks; more are counted only.
@@ -32,6 +34,7 @@ struct Content {
     results: BTreeMap<&'static str, CheckResults>,
     listeners: BTreeMap<String, ListenerView>,
     haproxy: Option<watch::Receiver<Arc<HaproxyStatus>>>,
+    kernel: Option<watch::Receiver<Arc<KernelStatus>>>,
 }
 
 /// The results of all checks of one kind since the agent started.
@@ -294,6 +297,17 @@ impl LocalView {
         content.haproxy.as_ref().map(|it| it.borrow().clone())
     }
 
+    /// From now on shows what this says of the kernel's rules.
+    pub fn show_kernel(&self, status: watch::Receiver<Arc<KernelStatus>>) {
+        self.lock().kernel = Some(status);
+    }
+
+    /// How the kernel data plane is doing; `None` when it is not used.
+    pub fn kernel(&self) -> Option<Arc<KernelStatus>> {
+        let content = self.lock();
+        content.kernel.as_ref().map(|it| it.borrow().clone())
+    }
+
     /// The document of `/api/v2/local`, indented JSON.
     ///
     /// # Errors
@@ -307,6 +321,8 @@ impl LocalView {
             listeners: &'a BTreeMap<String, ListenerView>,
             #[serde(skip_serializing_if = "Option::is_none")]
             haproxy: Option<&'a HaproxyStatus>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            kernel: Option<&'a KernelStatus>,
         }
         #[derive(Serialize)]
         struct Remarked<'a> {
@@ -315,6 +331,7 @@ impl LocalView {
             remarks: &'a [String],
         }
         let haproxy = self.haproxy();
+        let kernel = self.kernel();
         // Encoded under the lock: a few hundred entries, and nothing is written to anybody.
         let content = self.lock();
         let sources = content.sources.iter();
@@ -331,6 +348,7 @@ impl LocalView {
             checks: &content.checks,
             listeners: &content.listeners,
             haproxy: haproxy.as_deref(),
+            kernel: kernel.as_deref(),
         })
     }
 }

@@ -129,7 +129,11 @@ impl Reader<'_> {
     /// The data plane. Who switched the original's HAProxy off runs another proxy on the same ports;
     /// who told it about a HAProxy wants that one to be driven.
     pub(super) fn proxy(&mut self) -> ProxyKind {
-        let kind = self.parsed("SIDECAR_PROXY", "builtin, haproxy or none", parse_proxy);
+        let kind = self.parsed(
+            "SIDECAR_PROXY",
+            "builtin, kernel, haproxy or none",
+            parse_proxy,
+        );
         let index = self.settings.len() - 1;
         let is_disabled = self.switch("HAPROXY_DISABLE");
         if self.settings[index].origin != Origin::Default {

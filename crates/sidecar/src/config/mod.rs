@@ -73,6 +73,8 @@ pub enum ProxyKind {
     Builtin,
     /// A HAProxy on this host.
     Haproxy,
+    /// The kernel's rules for services in mode tcp, this process for others.
+    Kernel,
     /// Nothing on this host.
     None,
 }
@@ -562,6 +564,7 @@ fn parse_proxy(text: &str) -> Option<ProxyKind> {
     match text {
         "builtin" => Some(ProxyKind::Builtin),
         "haproxy" => Some(ProxyKind::Haproxy),
+        "kernel" => Some(ProxyKind::Kernel),
         "none" => Some(ProxyKind::None),
         _ => None,
     }

@@ -137,7 +137,8 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "SIDECAR_PROXY",
         "builtin",
-        "Data plane: builtin, haproxy, or none. When not set, a HAProxy that is named by \
+        "Data plane: builtin, kernel (nftables for services in mode tcp, builtin for the rest), \
+         haproxy, or none. When not set, a HAProxy that is named by \
          HAPROXY_TEMPLATE_FILE, _CONFIG_FILE, _PID_FILE, _RELOAD_COMMAND or _VERIFY_COMMAND \
          is driven",
     ),

@@ -2,5 +2,6 @@
 
 pub mod builtin;
 pub mod haproxy;
+pub mod kernel;
 #[cfg(target_os = "linux")]
 pub mod worker;
