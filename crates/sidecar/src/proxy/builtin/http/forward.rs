@@ -118,7 +118,7 @@ impl Forwarder {
         let mut record = self.record(&request, started);
         self.port.counts.requests.fetch_add(1, Relaxed);
         let (mut answer, endpoint, attempts) = match self.prepare(request) {
-            Ok(mut job) => self.try_endpoints(&mut job).await,
+            Ok(mut job) => self.try_endpoints(&mut job, started).await,
             Err(trouble) => (self.give_up(trouble), None, 0),
         };
         if endpoint.is_none() {
@@ -183,22 +183,25 @@ impl Forwarder {
     }
 
     /// The answer, the endpoint it is from, and how many were tried.
-    async fn try_endpoints(&self, job: &mut Job) -> (Answer, Option<SocketAddr>, usize) {
-        let started = Instant::now();
+    async fn try_endpoints(
+        &self,
+        job: &mut Job,
+        started: Instant,
+    ) -> (Answer, Option<SocketAddr>, usize) {
         let pool = &self.port.pool;
         // Endpoints that could not be reached, and the one that lost the request.
         let (mut tried, mut lost) = (Vec::new(), None);
         let mut is_second_try = false;
         let mut attempts = 0;
+        let mut now = started;
         let trouble = loop {
-            let now = Instant::now();
             let but_lost = [tried.as_slice(), lost.as_slice()].concat();
             // Its connection was lost, not necessarily the endpoint: without another it is asked again.
             let lease = pool.pick_for_request(&but_lost, now).or_else(|| {
                 pool.pick_for_request(&tried, now)
                     .filter(|_| lost.take().is_some())
             });
-            let is_late = started.elapsed() >= self.shared.limits.connect_deadline;
+            let is_late = now - started >= self.shared.limits.connect_deadline;
             let Some(lease) = lease.filter(|_| !is_late || attempts == 0) else {
                 break match tried.len() {
                     _ if is_second_try => Trouble::Broken,
@@ -235,6 +238,7 @@ impl Forwarder {
                     break trouble;
                 }
             }
+            now = Instant::now();
         };
         (self.give_up(trouble), None, attempts)
     }

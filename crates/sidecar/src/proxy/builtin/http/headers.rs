@@ -53,12 +53,15 @@ pub(super) fn prepare_request(
         return Err(Refusal::Connect);
     }
     aim(head, server)?;
-    let asks_upgrade = head.version == Version::HTTP_11 && is_upgrade(&head.headers);
-    let wants_trailers = list_has(&head.headers, &header::TE, "trailers");
+    let mut asks_upgrade = false;
     let fields = &mut head.headers;
-    remove_hop_by_hop(fields, asks_upgrade);
-    if wants_trailers {
-        fields.insert(header::TE, TRAILERS);
+    if has_hop_by_hop(fields) {
+        asks_upgrade = head.version == Version::HTTP_11 && is_upgrade(fields);
+        let wants_trailers = list_has(fields, &header::TE, "trailers");
+        remove_hop_by_hop(fields, asks_upgrade);
+        if wants_trailers {
+            fields.insert(header::TE, TRAILERS);
+        }
     }
     append(fields, FORWARDED_FOR, client.clone());
     if let Entry::Vacant(vacant) = fields.entry(FORWARDED_PROTO) {
@@ -70,7 +73,9 @@ pub(super) fn prepare_request(
 
 /// Makes an endpoint's answer one for the client.
 pub(super) fn prepare_response(head: &mut response::Parts, is_upgrade: bool) {
-    remove_hop_by_hop(&mut head.headers, is_upgrade);
+    if is_upgrade || has_hop_by_hop(&head.headers) {
+        remove_hop_by_hop(&mut head.headers, is_upgrade);
+    }
     append(&mut head.headers, header::VIA, via(head.version));
 }
 
@@ -131,6 +136,22 @@ fn list_has(fields: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     })
 }
 
+/// Fields that concern one connection, whatever Connection says.
+static HOP_BY_HOP: [HeaderName; 5] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+    header::TE,
+    header::TRANSFER_ENCODING,
+];
+
+/// Whether there is anything to remove: most messages have nothing, and to look once is cheaper than to remove.
+fn has_hop_by_hop(fields: &HeaderMap) -> bool {
+    let other = [header::CONNECTION, header::UPGRADE];
+    let mut names = fields.keys();
+    names.any(|name| HOP_BY_HOP.contains(name) || other.contains(name))
+}
+
 fn remove_hop_by_hop(fields: &mut HeaderMap, keeps_upgrade: bool) {
     if fields.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = fields
@@ -145,13 +166,7 @@ fn remove_hop_by_hop(fields: &mut HeaderMap, keeps_upgrade: bool) {
         }
         fields.remove(header::CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        header::TE,
-        header::TRANSFER_ENCODING,
-    ] {
+    for name in &HOP_BY_HOP {
         fields.remove(name);
     }
     if keeps_upgrade {
