@@ -4,10 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{Relaxed, Release},
-        },
+        atomic::Ordering::{Relaxed, Release},
     },
     time::{Duration, Instant},
 };
@@ -23,22 +20,27 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Time between its questions; after several without an answer (9 on Linux) the connection fails.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Serves `client` until both sides have ended, either failed, or connections are cut off.
-pub(super) async fn serve(
+/// Begins to serve `client`, until both sides have ended, either failed, or connections are cut off.
+pub(super) fn start(
     client: TcpStream,
-    port: Arc<Port>,
-    shared: Arc<Shared>,
+    port: &Arc<Port>,
+    shared: &Arc<Shared>,
     permit: OwnedSemaphorePermit,
 ) {
     port.counts.total.fetch_add(1, Relaxed);
-    let open = Open::new(&port.counts.open);
+    let open = Open::new(port.clone(), permit);
+    let (port, tasks, shared) = (port.clone(), &shared.connections, shared.clone());
+    // Tasks of their own kinds, each only as large as it has to be.
     match port.mode() {
-        ProxyMode::Tcp => carry(client, &port, &shared).await,
-        ProxyMode::Http | ProxyMode::Ws => {
-            http::serve(client, port.clone(), shared.clone()).await;
-        }
-    }
-    drop((open, permit));
+        ProxyMode::Tcp => tasks.spawn(async move {
+            carry(client, &port, &shared).await;
+            drop(open);
+        }),
+        ProxyMode::Http | ProxyMode::Ws => tasks.spawn(async move {
+            http::serve(client, port, shared).await;
+            drop(open);
+        }),
+    };
 }
 
 async fn carry(client: TcpStream, port: &Port, shared: &Shared) {
@@ -168,17 +170,23 @@ pub(super) fn reset(stream: TcpStream) {
 
 /// Counts a connection as open while it lives.
 #[derive(Debug)]
-struct Open<'a>(&'a AtomicU64);
+struct Open {
+    port: Arc<Port>,
+    _permit: OwnedSemaphorePermit,
+}
 
-impl<'a> Open<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
+impl Open {
+    fn new(port: Arc<Port>, permit: OwnedSemaphorePermit) -> Self {
+        port.counts.open.fetch_add(1, Relaxed);
+        Self {
+            port,
+            _permit: permit,
+        }
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Release);
+        self.port.counts.open.fetch_sub(1, Release);
     }
 }

@@ -335,8 +335,7 @@ async fn start(client: TcpStream, port: &Arc<Port>, shared: &Arc<Shared>) {
         };
         permit
     };
-    let connection = connection::serve(client, port.clone(), shared.clone(), permit);
-    shared.connections.spawn(connection);
+    connection::start(client, port, shared, permit);
 }
 
 /// The client gave up before it was accepted: no trouble of ours.

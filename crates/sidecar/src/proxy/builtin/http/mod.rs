@@ -11,6 +11,7 @@ mod forward;
 pub(super) mod h2;
 mod headers;
 pub(super) mod link;
+mod service;
 mod stream;
 
 use std::{
@@ -35,6 +36,7 @@ pub(super) use self::access::AccessLog;
 use self::{
     activity::Activity,
     forward::{Forwarder, Tunnel},
+    service::Requests,
     stream::{Account, Counted},
 };
 use super::{
@@ -173,14 +175,7 @@ async fn serve_http1(
         address,
         client.since,
     ));
-    let service = {
-        let forwarder = forwarder.clone();
-        service_fn(move |request| {
-            let forwarder = forwarder.clone();
-            // Unpin, and only as large as it has to be while there is a request.
-            Box::pin(async move { forwarder.answer(request).await }) as Pin<Box<_>>
-        })
-    };
+    let service = Requests::new(forwarder.clone());
     let mut connection = http1::Builder::new()
         // Who has said all it wants to say may still want to hear the answer.
         .half_close(true)
