@@ -234,7 +234,9 @@ impl Forwarder {
                     is_second_try = true;
                 }
                 Err(Failure::Final(trouble)) => {
-                    upstream.requests.failed();
+                    if matches!(trouble, Trouble::Broken | Trouble::Silent) {
+                        upstream.requests.failed();
+                    }
                     break trouble;
                 }
             }
@@ -269,20 +271,27 @@ impl Attempt<'_> {
             return rarely(self.share(sender, job)).await;
         }
         let upstream = self.lease.upstream();
-        // A request that cannot be repeated must not meet a connection that is about to close.
-        let waiting = upstream.idle.take(job.spare.is_none()).await;
-        let mut link = match waiting {
-            Some(link) => link,
-            None => rarely(self.new_link()).await?,
-        };
-        let Some(request) = job.request.take() else {
-            return Err(Failure::Lost);
-        };
-        let (sent, was_fresh) = (Instant::now(), link.is_fresh());
-        let progress = request.body().progress();
         let limit = self.forwarder.shared.limits.response_timeout;
-        let answer = within(limit, progress.as_deref(), pin!(link.send(request))).await?;
-        let answer = answer.map_err(|failure| self.judge(failure, was_fresh, job))?;
+        let (sent, link, answer) = loop {
+            // A request that cannot be repeated must not meet a connection that is about to close.
+            let waiting = upstream.idle.take(job.spare.is_none()).await;
+            let mut link = match waiting {
+                Some(link) => link,
+                None => rarely(self.new_link()).await?,
+            };
+            let Some(request) = job.request.take() else {
+                return Err(Failure::Lost);
+            };
+            let (sent, was_fresh) = (Instant::now(), link.is_fresh());
+            let progress = request.body().progress();
+            let answer = within(limit, progress.as_deref(), pin!(link.send(request))).await?;
+            match answer.map_err(|failure| self.judge(failure, was_fresh, job)) {
+                Ok(answer) => break (sent, link, answer),
+                // It was closed while it waited, which says nothing about the endpoint.
+                Err(Failure::Unsent) if !was_fresh => upstream.idle.clear(),
+                Err(failure) => return Err(failure),
+            }
+        };
         self.note(answer.status(), sent);
         let (mut head, incoming) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
