@@ -4,6 +4,8 @@
 //! the registry and is fed by it. Everything else reads the registry's snapshots: routes are
 //! computed from them once, the proxy applies routes, the HTTP API answers from both.
 
+mod planes;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -18,11 +20,6 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-#[cfg(target_os = "linux")]
-use crate::proxy::{
-    kernel::{self, KernelStatus},
-    worker,
-};
 use crate::{
     cluster::{
         awake::Awake,
@@ -31,7 +28,7 @@ use crate::{
         registry::{self, Command, Inputs, Registry},
         replica::Replica,
     },
-    config::{Config, Discovery, ProxyKind},
+    config::{Config, Discovery},
     discovery::{self, SourceName},
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
@@ -46,10 +43,6 @@ use crate::{
         resolver::Resolver,
     },
     opening::{self, Progress},
-    proxy::{
-        builtin::{self, PlaneStatus},
-        haproxy::{self, HaproxyStatus},
-    },
     routes::{Router, Routes},
     signals::{Signals, Stop},
 };
@@ -424,134 +417,6 @@ impl Agent {
             }
         });
         receiver
-    }
-
-    async fn start_proxy(
-        &self,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        routes: watch::Receiver<Arc<Routes>>,
-    ) -> watch::Receiver<Arc<PlaneStatus>> {
-        let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
-        #[cfg(target_os = "linux")]
-        {
-            let port = self.config.gossip_bind.port();
-            if !matches!(self.config.proxy, ProxyKind::Builtin | ProxyKind::Kernel) {
-                worker::retire(port).await;
-            }
-            if self.config.proxy != ProxyKind::Kernel {
-                kernel::retire(port);
-            }
-        }
-        let shutdown = self.shutdown.clone();
-        match self.config.proxy {
-            ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
-            ProxyKind::Builtin => {
-                let bind = bind_ip(self.config.bind_ip).await;
-                self.start_builtin(bind, routes, status);
-            }
-            ProxyKind::Kernel => {
-                let bind = bind_ip(self.config.bind_ip).await;
-                self.start_kernel(bind, snapshots, routes, status);
-            }
-            ProxyKind::Haproxy => {
-                let bind = bind_ip(self.config.bind_ip).await;
-                let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
-                self.view.show_haproxy(seen);
-                let config = self.config.haproxy.clone();
-                let own = [&self.config.http_bind, &self.config.gossip_bind];
-                let inputs = haproxy::Inputs {
-                    snapshots,
-                    routes,
-                    reserved_ports: own.map(SocketAddr::port).into(),
-                    leaving: self.leaving.clone(),
-                };
-                self.tasks
-                    .spawn(haproxy::run(config, bind, inputs, status, shutdown));
-            }
-        }
-        receiver
-    }
-
-    /// The built-in data plane: in a process that outlives this one where the system allows that.
-    fn start_builtin(
-        &self,
-        bind: IpAddr,
-        routes: watch::Receiver<Arc<Routes>>,
-        status: watch::Sender<Arc<PlaneStatus>>,
-    ) {
-        let shutdown = self.shutdown.clone();
-        let options = builtin::Options {
-            limits: builtin::Limits {
-                response_timeout: self.config.proxy_response_timeout,
-                ..builtin::Limits::default()
-            },
-            access_log: self.config.proxy_access_log.clone(),
-        };
-        #[cfg(target_os = "linux")]
-        {
-            let config = &self.config;
-            let settings = worker::Settings {
-                bind,
-                gossip_port: config.gossip_bind.port(),
-                log_level: config.log_level.to_string(),
-                log_format: config.log_format,
-                threads: config.proxy_threads,
-                options,
-            };
-            let inputs = worker::Inputs {
-                routes,
-                status,
-                leaving: self.leaving.clone(),
-                shutdown,
-            };
-            self.tasks.spawn(worker::drive(settings, inputs));
-        }
-        #[cfg(not(target_os = "linux"))]
-        self.tasks
-            .spawn(builtin::run(options, bind, routes, status, shutdown));
-    }
-
-    /// The kernel's rules for what they can serve, and the built-in data plane for the rest.
-    #[cfg(target_os = "linux")]
-    fn start_kernel(
-        &self,
-        bind: IpAddr,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        routes: watch::Receiver<Arc<Routes>>,
-        status: watch::Sender<Arc<PlaneStatus>>,
-    ) {
-        let (builtin, rest) = watch::channel(Arc::new(Routes::default()));
-        let builtin_status = status.subscribe();
-        self.start_builtin(bind, rest, status);
-        let own = [&self.config.http_bind, &self.config.gossip_bind];
-        let settings = kernel::Settings {
-            bind,
-            gossip_port: self.config.gossip_bind.port(),
-            reserved_ports: own.map(SocketAddr::port).into(),
-        };
-        let inputs = kernel::Inputs {
-            snapshots,
-            routes,
-            builtin,
-            builtin_status,
-            leaving: self.leaving.clone(),
-            shutdown: self.shutdown.clone(),
-        };
-        let (status, seen) = watch::channel(Arc::new(KernelStatus::default()));
-        self.view.show_kernel(seen);
-        self.tasks.spawn(kernel::run(settings, inputs, status));
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn start_kernel(
-        &self,
-        bind: IpAddr,
-        _snapshots: watch::Receiver<Arc<Snapshot>>,
-        routes: watch::Receiver<Arc<Routes>>,
-        status: watch::Sender<Arc<PlaneStatus>>,
-    ) {
-        warn!("only Linux has nf_tables; the built-in proxy serves everything");
-        self.start_builtin(bind, routes, status);
     }
 
     fn start_http(&self, api: Api) {

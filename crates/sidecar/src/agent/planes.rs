@@ -1,0 +1,156 @@
+//! Which data plane is started, and with what.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use catalog::Snapshot;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{Agent, bind_ip};
+#[cfg(target_os = "linux")]
+use crate::proxy::{
+    kernel::{self, KernelStatus},
+    worker,
+};
+use crate::{
+    config::ProxyKind,
+    proxy::{
+        builtin::{self, PlaneStatus},
+        haproxy::{self, HaproxyStatus},
+    },
+    routes::Routes,
+};
+
+impl Agent {
+    /// Starts the data plane that is configured.
+    pub(super) async fn start_proxy(
+        &self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+    ) -> watch::Receiver<Arc<PlaneStatus>> {
+        let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
+        #[cfg(target_os = "linux")]
+        {
+            let port = self.config.gossip_bind.port();
+            if !matches!(self.config.proxy, ProxyKind::Builtin | ProxyKind::Kernel) {
+                worker::retire(port).await;
+            }
+            if self.config.proxy != ProxyKind::Kernel {
+                kernel::retire(port);
+            }
+        }
+        let shutdown = self.shutdown.clone();
+        match self.config.proxy {
+            ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
+            ProxyKind::Builtin => {
+                let bind = bind_ip(self.config.bind_ip).await;
+                self.start_builtin(bind, routes, status);
+            }
+            ProxyKind::Kernel => {
+                let bind = bind_ip(self.config.bind_ip).await;
+                self.start_kernel(bind, snapshots, routes, status);
+            }
+            ProxyKind::Haproxy => {
+                let bind = bind_ip(self.config.bind_ip).await;
+                let (status, seen) = watch::channel(Arc::new(HaproxyStatus::default()));
+                self.view.show_haproxy(seen);
+                let config = self.config.haproxy.clone();
+                let own = [&self.config.http_bind, &self.config.gossip_bind];
+                let inputs = haproxy::Inputs {
+                    snapshots,
+                    routes,
+                    reserved_ports: own.map(SocketAddr::port).into(),
+                    leaving: self.leaving.clone(),
+                };
+                self.tasks
+                    .spawn(haproxy::run(config, bind, inputs, status, shutdown));
+            }
+        }
+        receiver
+    }
+
+    /// The built-in data plane: in a process that outlives this one where the system allows that.
+    fn start_builtin(
+        &self,
+        bind: IpAddr,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        let shutdown = self.shutdown.clone();
+        let options = builtin::Options {
+            limits: builtin::Limits {
+                response_timeout: self.config.proxy_response_timeout,
+                ..builtin::Limits::default()
+            },
+            access_log: self.config.proxy_access_log.clone(),
+        };
+        #[cfg(target_os = "linux")]
+        {
+            let config = &self.config;
+            let settings = worker::Settings {
+                bind,
+                gossip_port: config.gossip_bind.port(),
+                log_level: config.log_level.to_string(),
+                log_format: config.log_format,
+                threads: config.proxy_threads,
+                options,
+            };
+            let inputs = worker::Inputs {
+                routes,
+                status,
+                leaving: self.leaving.clone(),
+                shutdown,
+            };
+            self.tasks.spawn(worker::drive(settings, inputs));
+        }
+        #[cfg(not(target_os = "linux"))]
+        self.tasks
+            .spawn(builtin::run(options, bind, routes, status, shutdown));
+    }
+
+    /// The kernel's rules for what they can serve, and the built-in data plane for the rest.
+    #[cfg(target_os = "linux")]
+    fn start_kernel(
+        &self,
+        bind: IpAddr,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        let (builtin, rest) = watch::channel(Arc::new(Routes::default()));
+        let builtin_status = status.subscribe();
+        self.start_builtin(bind, rest, status);
+        let own = [&self.config.http_bind, &self.config.gossip_bind];
+        let settings = kernel::Settings {
+            bind,
+            gossip_port: self.config.gossip_bind.port(),
+            reserved_ports: own.map(SocketAddr::port).into(),
+        };
+        let inputs = kernel::Inputs {
+            snapshots,
+            routes,
+            builtin,
+            builtin_status,
+            leaving: self.leaving.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let (status, seen) = watch::channel(Arc::new(KernelStatus::default()));
+        self.view.show_kernel(seen);
+        self.tasks.spawn(kernel::run(settings, inputs, status));
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn start_kernel(
+        &self,
+        bind: IpAddr,
+        _snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+        status: watch::Sender<Arc<PlaneStatus>>,
+    ) {
+        tracing::warn!("only Linux has nf_tables; the built-in proxy serves everything");
+        self.start_builtin(bind, routes, status);
+    }
+}
