@@ -34,10 +34,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Relaxed, Release},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -199,7 +196,7 @@ struct Shared {
     /// Ends established connections.
     cut_off: CancellationToken,
     /// Clients of http and ws mode are to come again on another connection: another plane serves the ports.
-    retiring: AtomicBool,
+    retiring: CancellationToken,
     /// The same, and who waits for its next request is not waited for.
     closing: CancellationToken,
     access_log: Option<AccessLog>,
@@ -222,7 +219,7 @@ impl Shared {
         };
         Self {
             limits,
-            retiring: AtomicBool::new(false),
+            retiring: CancellationToken::new(),
             closing: CancellationToken::new(),
             access_log: options.access_log.as_ref().and_then(open),
             permits: Arc::new(Semaphore::new(limits.connections_max)),
@@ -396,7 +393,7 @@ impl Plane {
         let _ = successor.send(copies);
         self.publish(status);
         let shared = self.shared.clone();
-        shared.retiring.store(true, Release);
+        shared.retiring.cancel();
         shared.connections.close();
         tokio::select! {
             () = shared.connections.wait() => {}
@@ -408,7 +405,7 @@ impl Plane {
         close(std::mem::take(&mut self.ports).into_values().collect()).await;
         self.publish(status);
         let shared = &self.shared;
-        shared.retiring.store(true, Release);
+        shared.retiring.cancel();
         shared.closing.cancel();
         shared.connections.close();
         let drained =

@@ -7,10 +7,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::Ordering::{Acquire, Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -124,7 +121,7 @@ impl Forwarder {
         if endpoint.is_none() {
             self.port.counts.own_answer(answer.status());
         }
-        if version < Version::HTTP_2 && self.shared.retiring.load(Acquire) {
+        if version < Version::HTTP_2 && self.shared.retiring.is_cancelled() {
             let close = HeaderValue::from_static("close");
             let fields = answer.headers_mut();
             if !fields.contains_key(header::CONNECTION) {

@@ -294,13 +294,14 @@ async fn serve_http2(
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(io, service)
     );
-    let mut is_closing = false;
+    // Who shares one connection for everything would stay for ever.
+    let mut is_retiring = false;
     let ended = loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => break ended,
-            () = shared.closing.cancelled(), if !is_closing => {
-                is_closing = true;
+            () = shared.retiring.cancelled(), if !is_retiring => {
+                is_retiring = true;
                 connection.as_mut().graceful_shutdown();
             }
         }

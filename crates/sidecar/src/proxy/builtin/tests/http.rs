@@ -836,6 +836,69 @@ async fn http2_goes_through_as_http2_with_trailers() {
 }
 
 #[tokio::test]
+async fn a_plane_that_hands_its_ports_over_sends_its_clients_to_the_next() {
+    let free = TcpListener::bind("127.77.0.125:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let one = named("one").await;
+    let route = Route {
+        mode: ProxyMode::Http,
+        ..route("web", &[one])
+    };
+    let (_keep, routes) = watch::channel(Arc::new(Routes {
+        by_port: BTreeMap::from([(address.port(), Arc::new(route))]),
+        excluded: Vec::new(),
+    }));
+    let (status_out, mut status) = watch::channel(Arc::<PlaneStatus>::default());
+    let (successor, requests) = mpsc::channel(1);
+    let succession = Succession {
+        inherited: Listeners::new(),
+        requests,
+    };
+    let options = Options {
+        limits: quick(),
+        ..Options::default()
+    };
+    let (bind, shutdown) = (address.ip(), CancellationToken::new());
+    let plane = run_in_succession(options, bind, routes, status_out, shutdown, succession);
+    let plane = tokio::spawn(plane);
+    let listens = |it: &Arc<PlaneStatus>| {
+        let mut ports = it.ports.values();
+        ports.any(|it| it.listen == ListenState::Listening)
+    };
+    drop(soon("a listener", status.wait_for(listens)).await.unwrap());
+
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    say(&mut plain, GET).await;
+    read_until(&mut plain, "one").await;
+    let shared = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), shared)
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("http://web/");
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    let answer = soon("an answer", sender.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+
+    let (ports, given) = oneshot::channel();
+    successor.send(ports).await.unwrap();
+    assert_eq!(soon("the ports", given).await.unwrap().len(), 1);
+    soon("a goodbye", connection).await.unwrap().unwrap();
+    // This one may be about to ask: it is answered, and told to go.
+    say(&mut plain, GET).await;
+    let last = rest(&mut plain).await;
+    assert!(
+        last.contains("connection: close\r\n") && last.ends_with("one"),
+        "{last}"
+    );
+    soon("the end of the plane", plane).await.unwrap();
+}
+
+#[tokio::test]
 async fn http2_reaches_an_endpoint_that_speaks_http1_alone() {
     let mut rig = Rig::start(120, quick());
     let mut peer = Peer::start().await;
