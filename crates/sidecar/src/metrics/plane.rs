@@ -155,16 +155,13 @@ fn endpoints(plane: &PlaneStatus, text: &mut Text) {
             "How often it became so.",
             |it| it.ejections,
         ),
-        (
-            "sent_bytes_total",
-            "counter",
-            "Bytes sent to it, in http and ws mode.",
-            |it| it.sent_bytes,
-        ),
+        ("sent_bytes_total", "counter", "Bytes sent to it.", |it| {
+            it.sent_bytes
+        }),
         (
             "received_bytes_total",
             "counter",
-            "Bytes received from it, in http and ws mode.",
+            "Bytes received from it.",
             |it| it.received_bytes,
         ),
     ];

@@ -55,8 +55,7 @@ async fn carry(client: TcpStream, port: &Port, shared: &Shared) {
         return;
     };
     tune(&client);
-    let counts = &port.counts;
-    let (up, down) = (&counts.to_endpoints_bytes, &counts.to_clients_bytes);
+    let (up, down) = copy::tallies(port, lease.upstream());
     let ended = tokio::select! {
         biased;
         ended = copy::both_ways(&client, &endpoint, up, down) => ended,

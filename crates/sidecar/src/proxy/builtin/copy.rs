@@ -17,6 +17,7 @@ use tokio::{net::TcpStream, task::coop};
 
 #[cfg(target_os = "linux")]
 use super::splice::{self, Flow};
+use super::{listener::Port, upstream::Upstream};
 
 /// Most bytes moved by one pair of calls: large enough that the calls cost little beside the copy,
 /// small enough for a processor's cache. One per thread.
@@ -26,6 +27,33 @@ thread_local! {
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into_boxed_slice());
 }
 
+/// Where the bytes of one direction are counted: of the port, and of the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tally<'a> {
+    pub(super) port: &'a AtomicU64,
+    pub(super) endpoint: &'a AtomicU64,
+}
+
+impl Tally<'_> {
+    pub(super) fn add(self, count: usize) {
+        self.port.fetch_add(count as u64, Relaxed);
+        self.endpoint.fetch_add(count as u64, Relaxed);
+    }
+}
+
+/// The tallies of a connection, to the endpoint and to the client.
+pub(super) fn tallies<'a>(port: &'a Port, upstream: &'a Upstream) -> (Tally<'a>, Tally<'a>) {
+    let up = Tally {
+        port: &port.counts.to_endpoints_bytes,
+        endpoint: &upstream.sent_bytes,
+    };
+    let down = Tally {
+        port: &port.counts.to_clients_bytes,
+        endpoint: &upstream.received_bytes,
+    };
+    (up, down)
+}
+
 /// Copies until both sides have ended their half, or until either fails.
 ///
 /// # Errors
@@ -33,15 +61,15 @@ thread_local! {
 pub(super) async fn both_ways(
     client: &TcpStream,
     endpoint: &TcpStream,
-    to_endpoint_bytes: &AtomicU64,
-    to_client_bytes: &AtomicU64,
+    to_endpoint: Tally<'_>,
+    to_client: Tally<'_>,
 ) -> io::Result<()> {
-    let up = one_way(client, endpoint, to_endpoint_bytes);
-    let down = one_way(endpoint, client, to_client_bytes);
+    let up = one_way(client, endpoint, to_endpoint);
+    let down = one_way(endpoint, client, to_client);
     tokio::try_join!(up, down).map(|((), ())| ())
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, bytes: &AtomicU64) -> io::Result<()> {
+async fn one_way(from: &TcpStream, to: &TcpStream, tally: Tally<'_>) -> io::Result<()> {
     loop {
         from.readable().await?;
         match CHUNK.with_borrow_mut(|chunk| step(from, to, chunk))? {
@@ -49,9 +77,9 @@ async fn one_way(from: &TcpStream, to: &TcpStream, bytes: &AtomicU64) -> io::Res
             Step::End => return end(to),
             Step::Moved { count, rest } => {
                 write(to, &rest).await?;
-                bytes.fetch_add(count as u64, Relaxed);
+                tally.add(count);
                 #[cfg(target_os = "linux")]
-                if count == CHUNK_BYTES && splice::carry(from, to, bytes).await? == Flow::Ended {
+                if count == CHUNK_BYTES && splice::carry(from, to, tally).await? == Flow::Ended {
                     return end(to);
                 }
             }

@@ -6,14 +6,13 @@
 use std::{
     io::{self, ErrorKind},
     os::fd::OwnedFd,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{io::Interest, net::TcpStream, task::coop};
+
+use super::copy::Tally;
 
 /// Bytes a pipe may hold: four times Linux's default, so that a pair of calls moves more.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -43,11 +42,7 @@ struct Pipe {
 ///
 /// # Errors
 /// When one side fails.
-pub(super) async fn carry(
-    from: &TcpStream,
-    to: &TcpStream,
-    carried: &AtomicU64,
-) -> io::Result<Flow> {
+pub(super) async fn carry(from: &TcpStream, to: &TcpStream, tally: Tally<'_>) -> io::Result<Flow> {
     // Without descriptors, copying still works.
     let Ok(pipe) = Pipe::borrow() else {
         return Ok(Flow::Paused);
@@ -66,7 +61,7 @@ pub(super) async fn carry(
             Err(error) => return Err(error),
         };
         pipe.empty(to, count).await?;
-        carried.fetch_add(count as u64, Relaxed);
+        tally.add(count);
         coop::consume_budget().await;
     }
 }
@@ -123,6 +118,8 @@ fn flags() -> SpliceFlags {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -154,14 +151,19 @@ mod tests {
             receiver.read_to_end(&mut got).await.unwrap();
             got
         });
-        let carried = AtomicU64::new(0);
-        while carry(&from, &to, &carried).await.unwrap() == Flow::Paused {
+        let (carried, also) = (AtomicU64::new(0), AtomicU64::new(0));
+        let tally = Tally {
+            port: &carried,
+            endpoint: &also,
+        };
+        while carry(&from, &to, tally).await.unwrap() == Flow::Paused {
             from.readable().await.unwrap();
         }
         sending.await.unwrap();
         drop(to);
         assert!(receiving.await.unwrap() == expected);
         assert_eq!(carried.into_inner(), BYTES as u64);
+        assert_eq!(also.into_inner(), BYTES as u64);
     }
 
     #[tokio::test]
@@ -175,6 +177,11 @@ mod tests {
         to.readable().await.unwrap();
         sender.write_all(&[1; 1000]).await.unwrap();
         from.readable().await.unwrap();
-        assert!(carry(&from, &to, &AtomicU64::new(0)).await.is_err());
+        let count = AtomicU64::new(0);
+        let tally = Tally {
+            port: &count,
+            endpoint: &count,
+        };
+        assert!(carry(&from, &to, tally).await.is_err());
     }
 }

@@ -269,8 +269,14 @@ async fn two_hundred_at_once_are_spread_evenly_and_lose_no_byte() {
         });
     }
     soon("all answers", work.join_all()).await;
-    rig.until("the end of all", |status| status.connections_open == 0)
+    let status = rig
+        .until("the end of all", |status| status.connections_open == 0)
         .await;
+    let port = &status.ports[&port];
+    let sent = port.endpoints.iter().map(|it| it.sent_bytes).sum::<u64>();
+    assert_eq!((sent, port.to_endpoints_bytes), (40_000_000, 40_000_000));
+    let received = port.endpoints.iter().map(|it| it.received_bytes);
+    assert_eq!(received.sum::<u64>(), 200 * 200_001);
 }
 
 #[tokio::test]

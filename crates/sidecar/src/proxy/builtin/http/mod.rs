@@ -237,10 +237,7 @@ async fn carry(client: TcpStream, early: &[u8], tunnel: Tunnel, port: &Port) {
         said,
         lease,
     } = tunnel;
-    let (up, down) = (
-        &port.counts.to_endpoints_bytes,
-        &port.counts.to_clients_bytes,
-    );
+    let (up, down) = copy::tallies(port, lease.upstream());
     let work = async {
         write(&endpoint, early).await?;
         write(&client, &said).await?;
