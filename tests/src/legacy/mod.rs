@@ -299,10 +299,22 @@ impl LegacyPeer {
 
     /// An instance of this host is found, or its health is another now.
     pub fn offer(&mut self, id: &str, service: &str, status: Status) {
+        self.offer_with(id, service, status, |_| {});
+    }
+
+    /// The same of one whose record is not as Docker discovery makes it.
+    pub fn offer_with(
+        &mut self,
+        id: &str,
+        service: &str,
+        status: Status,
+        change: impl FnOnce(&mut LegacyRecord),
+    ) {
         let IpAddr::V4(ip) = self.address().ip() else {
             panic!("{} has no address of version 4", self.name());
         };
-        let record = record(self.name(), ip, id, service, status);
+        let mut record = record(self.name(), ip, id, service, status);
+        change(&mut record);
         self.offered.insert(id.to_owned(), record.clone());
         self.shared().membership().catalog.offer(record);
     }

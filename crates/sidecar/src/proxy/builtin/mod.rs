@@ -52,7 +52,8 @@ pub use self::{
     figures::{BUCKET_BOUNDS_MICROS, RequestStatus},
     status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus},
 };
-use self::{http::AccessLog, listener::Port, status::is_listener};
+use self::{http::AccessLog, listener::Port};
+use super::is_listener;
 use crate::routes::{Route, Routes, changed_ports};
 
 /// How long a port of http or ws mode answers 503 after its last endpoint has left.

@@ -1,10 +1,6 @@
 //! What the built-in data plane tells of itself: values to show, nothing to act upon.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use catalog::ProxyMode;
 use serde::{Deserialize, Serialize};
@@ -160,12 +156,4 @@ impl ListenError {
             | Self::Other { address, .. } => *address,
         }
     }
-}
-
-/// Whether `endpoint` is the listener itself: connecting to it would accept, connect, accept, …
-/// until nothing is left.
-pub(super) fn is_listener(listener: SocketAddr, endpoint: SocketAddr) -> bool {
-    let same_host =
-        |ip: IpAddr| ip == listener.ip() || (listener.ip().is_unspecified() && ip.is_loopback());
-    endpoint.port() == listener.port() && same_host(endpoint.ip())
 }

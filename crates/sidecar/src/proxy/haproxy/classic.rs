@@ -29,6 +29,7 @@ use super::{
     instances::{Omitted, Shown},
     process::{self, Liveness},
     template::{self, Surroundings},
+    without_itself,
 };
 use crate::{
     config::HaproxyConfig, file_stamp::FileStamp, health::orphans::Orphans, routes::Routes,
@@ -199,7 +200,8 @@ impl<'a> Worker<'a> {
     }
 
     async fn try_apply(&mut self, snapshot: Arc<Snapshot>) -> Result<bool, Failure> {
-        let shown = Shown::of(&snapshot, &Routes::of(&snapshot));
+        let routes = Routes::of(&snapshot);
+        let shown = Shown::of(&snapshot, &without_itself(&routes, self.bind));
         self.report(&shown);
         let (name, source) = self.read_template()?;
         let render = |now| {

@@ -32,7 +32,7 @@ use self::{
     layout::Asked,
     process::Program,
 };
-use super::{HaproxyStatus, Inputs};
+use super::{HaproxyStatus, Inputs, without_itself};
 use crate::config::HaproxyConfig;
 
 /// Keeps a HAProxy of its own serving the newest routes on `bind` until `shutdown`. HAProxy runs on
@@ -59,7 +59,8 @@ pub async fn run(
     let mut look = Look::Whole;
     let mut due = Instant::now();
     loop {
-        driver.want(plan::wanted(&inputs.routes.borrow_and_update()));
+        let routes = inputs.routes.borrow_and_update().clone();
+        driver.want(plan::wanted(&without_itself(&routes, bind)));
         let pause = driver.step(look).await;
         if look == Look::Whole {
             due = Instant::now() + pause;

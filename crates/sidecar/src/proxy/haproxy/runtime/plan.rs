@@ -17,7 +17,7 @@ use std::{
 use catalog::ProxyMode;
 
 use super::super::template::sanitized;
-use crate::routes::{Endpoint, Routes};
+use crate::routes::{Endpoint, Route, Routes};
 
 /// The map from ServicePort to pool, as HAProxy names it: a path from its working directory.
 pub(super) const MAP: &str = "current/ports.map";
@@ -100,15 +100,28 @@ pub(super) type Wanted = BTreeMap<u16, Wish>;
 
 /// The routes in HAProxy's terms.
 pub(super) fn wanted(routes: &Routes) -> Wanted {
-    let wish = |route: &crate::routes::Route| Wish {
+    let wish = |route: &Route| Wish {
         kind: match route.mode {
             ProxyMode::Http | ProxyMode::Ws => Kind::Http,
             ProxyMode::Tcp => Kind::Tcp,
         },
-        targets: route.endpoints.iter().map(target).collect(),
+        targets: targets(route),
     };
     let by_port = routes.by_port.iter();
     by_port.map(|(port, route)| (*port, wish(route))).collect()
+}
+
+/// Instances that share an address are one server, with the name of the first and the largest of their
+/// weights, as in the other data planes: each by itself would count the address several times.
+fn targets(route: &Route) -> BTreeSet<Target> {
+    let mut by_address = BTreeMap::<SocketAddr, Target>::new();
+    for endpoint in &route.endpoints {
+        by_address
+            .entry(endpoint.address)
+            .and_modify(|it| it.weight = it.weight.max(endpoint.weight))
+            .or_insert_with(|| target(endpoint));
+    }
+    by_address.into_values().collect()
 }
 
 fn target(endpoint: &Endpoint) -> Target {

@@ -170,6 +170,33 @@ proptest! {
 }
 
 #[test]
+fn instances_at_one_address_are_one_server_with_the_largest_of_their_weights() {
+    let endpoint = |(id, last, weight): (&str, u8, u8)| Endpoint {
+        hostname: "node".to_owned(),
+        id: id.to_owned(),
+        address: ([10, 0, 0, last], 80).into(),
+        weight,
+    };
+    let endpoints = [("a", 1, 20), ("b", 2, 30), ("c", 1, 30), ("d", 1, 10)];
+    let route = Route {
+        service: "web".to_owned(),
+        mode: ProxyMode::Http,
+        endpoints: endpoints.map(endpoint).into(),
+    };
+    let routes = Routes {
+        by_port: [(80, route.into())].into(),
+        excluded: Vec::new(),
+    };
+    let target = |name: &str, last: u8| Target {
+        name: name.to_owned(),
+        address: ([10, 0, 0, last], 80).into(),
+        weight: 30,
+    };
+    let targets = BTreeSet::from([target("node-a", 1), target("node-b", 2)]);
+    assert_eq!(wanted(&routes)[&80].targets, targets);
+}
+
+#[test]
 fn without_a_change_nothing_is_said() {
     let wish = |kind| Wish {
         kind,
