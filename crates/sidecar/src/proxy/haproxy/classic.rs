@@ -67,10 +67,23 @@ pub(super) async fn run(
     let orphans = Orphans::default();
     let reaper = orphans.clone().run(shutdown.clone());
     let work = async {
-        let begins = shutdown.run_until_cancelled(inputs.routes.changed()).await;
-        if matches!(begins, Some(Ok(()))) {
-            let worker = Worker::new(&config, bind, orphans, status);
-            worker.run(inputs.snapshots, &shutdown).await;
+        // What is said of this host from its goodbye on is nothing to reload for: HAProxy is left as it is.
+        let end = shutdown.child_token();
+        let goodbye = async {
+            inputs.leaving.cancelled().await;
+            end.cancel();
+            std::future::pending::<()>().await;
+        };
+        let follow = async {
+            let begins = end.run_until_cancelled(inputs.routes.changed()).await;
+            if matches!(begins, Some(Ok(()))) {
+                let worker = Worker::new(&config, bind, orphans, status);
+                worker.run(inputs.snapshots, &end).await;
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = goodbye => {}
         }
     };
     tokio::join!(reaper, work);
