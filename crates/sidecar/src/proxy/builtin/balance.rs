@@ -398,7 +398,7 @@ mod tests {
         let start = Instant::now();
         let slow = pool.pick_for_request(&[], start).unwrap();
         slow.upstream()
-            .answered(200, Duration::from_millis(100), start);
+            .answered(200, Duration::from_millis(500), start);
         drop(slow);
         assert_eq!(answered(&pool, 4, start), [2; 4]);
         let later = start + Duration::from_secs(60);

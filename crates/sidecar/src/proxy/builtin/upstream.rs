@@ -15,12 +15,12 @@ use super::{
     http::{h2::SharedLink, link::IdleLinks},
 };
 
-/// Latencies below this are noise of scheduling, and taken for equal.
-const LATENCY_FLOOR_MICROS: u64 = 5_000;
+/// Latencies below this are taken for equal: a single answer that a busy machine delays must not move traffic.
+const LATENCY_FLOOR_MICROS: u64 = 20_000;
 /// One sample moves the average by an eighth of its distance.
 const LATENCY_WEIGHT: u64 = 8;
 /// What is known of a latency counts half after this time without a sample, so that who was slow is tried.
-const LATENCY_HALF_LIFE: Duration = Duration::from_secs(5);
+const LATENCY_HALF_LIFE: Duration = Duration::from_secs(2);
 
 /// One endpoint.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Latency {
     fn new(start: Instant) -> Self {
         Self {
             start,
-            micros: AtomicU64::new(0),
+            micros: AtomicU64::new(LATENCY_FLOOR_MICROS),
             learned_millis: AtomicU64::new(0),
         }
     }
@@ -111,11 +111,7 @@ impl Latency {
     fn learn(&self, sample: Duration, now: Instant) {
         let sample = u64::try_from(sample.as_micros()).unwrap_or(u64::MAX);
         let known = self.micros.load(Relaxed);
-        let average = if known == 0 {
-            sample
-        } else {
-            known - known / LATENCY_WEIGHT + sample / LATENCY_WEIGHT
-        };
+        let average = known - known / LATENCY_WEIGHT + sample / LATENCY_WEIGHT;
         self.micros.store(average, Relaxed);
         self.learned_millis.store(self.millis(now), Relaxed);
     }
@@ -139,15 +135,14 @@ mod tests {
         let start = Instant::now();
         let latency = Latency::new(start);
         assert_eq!(latency.micros(start), LATENCY_FLOOR_MICROS);
-        latency.learn(Duration::from_millis(80), start);
-        assert_eq!(
-            latency.micros(start),
-            80_000,
-            "the first sample is believed"
-        );
         latency.learn(Duration::from_millis(160), start);
-        assert_eq!(latency.micros(start), 90_000);
-        assert_eq!(latency.micros(start + LATENCY_HALF_LIFE), 45_000);
+        assert_eq!(latency.micros(start), 37_500, "an eighth of the way");
+        for _ in 0..100 {
+            latency.learn(Duration::from_millis(160), start);
+        }
+        let learned = latency.micros(start);
+        assert!((159_900..=160_000).contains(&learned), "{learned}");
+        assert_eq!(latency.micros(start + LATENCY_HALF_LIFE), learned / 2);
         let later = start + Duration::from_secs(3600);
         assert_eq!(latency.micros(later), LATENCY_FLOOR_MICROS);
     }
