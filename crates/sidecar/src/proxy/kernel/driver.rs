@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use catalog::Snapshot;
+use catalog::{ProxyMode, Snapshot};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -128,6 +128,8 @@ struct Driver {
     looked_at: Arc<Routes>,
     /// Ports that the kernel serves until the built-in proxy does, or until then.
     handing: BTreeMap<u16, Instant>,
+    /// Ports of the kernel that the built-in proxy has in another mode still.
+    changing: BTreeSet<u16>,
     /// Why the kernel cannot be used, and in how many looks it is tried again.
     unusable: Option<(Trouble, u32)>,
     /// Whether the kernel has ever held all it should.
@@ -163,6 +165,7 @@ impl Driver {
             unlistened: BTreeSet::new(),
             looked_at: Arc::default(),
             handing: BTreeMap::new(),
+            changing: BTreeSet::new(),
             unusable: unusable.map(|it| (it, u32::MAX)),
             has_applied: false,
             has_shared: false,
@@ -174,8 +177,9 @@ impl Driver {
         }
     }
 
+    /// Whether something waits for what the built-in proxy says.
     fn is_handing(&self) -> bool {
-        !self.handing.is_empty()
+        !(self.handing.is_empty() && self.changing.is_empty())
     }
 
     async fn learn_own_addresses(&mut self) {
@@ -227,11 +231,25 @@ impl Driver {
                 && self.plane.routes().contains_key(port)
                 && !self.handing.contains_key(port)
         };
-        let by_port = routes.by_port.iter().filter(|(port, _)| !is_kernels(port));
+        // A port that was one for requests stays open for a while without a route, but closes at once as one for
+        // connections: so the built-in proxy learns the mode first.
+        let status = inputs.builtin_status.borrow().clone();
+        let is_for_requests = |port: &u16| {
+            let it = status.ports.get(port);
+            it.is_some_and(|it| it.mode != ProxyMode::Tcp)
+        };
+        let kernels = routes.by_port.keys().filter(|port| is_kernels(port));
+        let changing: BTreeSet<u16> = kernels
+            .filter(|port| is_for_requests(port))
+            .copied()
+            .collect();
+        let is_rest = |port: &u16| !is_kernels(port) || changing.contains(port);
+        let by_port = routes.by_port.iter().filter(|(port, _)| is_rest(port));
         let rest = Routes {
             by_port: by_port.map(|(port, it)| (*port, it.clone())).collect(),
             excluded: Vec::new(),
         };
+        self.changing = changing;
         inputs.builtin.send_if_modified(|current| {
             // The first is news even if it is empty: what the proxy served before is the kernel's now.
             let is_first = !std::mem::replace(&mut self.has_shared, true);
@@ -267,6 +285,9 @@ impl Driver {
         let released: BTreeSet<u16> = self.handing.iter().filter_map(is_released).collect();
         if !released.is_empty() {
             self.routes_with(inputs, &released);
+        } else if !self.changing.is_empty() {
+            let routes = inputs.routes.borrow().clone();
+            self.share_out(&routes, inputs);
         }
     }
 
