@@ -148,32 +148,37 @@ enum Source {
     Own(Option<Bytes>),
 }
 
+impl Source {
+    /// Whether nothing more will come, as far as is known without asking.
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Link(incoming, _) | Self::Shared(incoming) => incoming.is_end_stream(),
+            Self::Own(text) => text.is_none(),
+        }
+    }
+}
+
 impl ResponseBody {
-    pub(super) fn of_link(incoming: Incoming, link: Box<Link>, lease: Lease) -> Self {
+    fn new(source: Source, lease: Option<Lease>) -> Self {
         Self {
-            source: Source::Link(incoming, Some(link)),
-            lease: Some(lease),
+            source,
+            lease,
             record: None,
             answering: None,
         }
+    }
+
+    pub(super) fn of_link(incoming: Incoming, link: Box<Link>, lease: Lease) -> Self {
+        Self::new(Source::Link(incoming, Some(link)), Some(lease))
     }
 
     pub(super) fn shared(incoming: Incoming, lease: Lease) -> Self {
-        Self {
-            source: Source::Shared(incoming),
-            lease: Some(lease),
-            record: None,
-            answering: None,
-        }
+        Self::new(Source::Shared(incoming), Some(lease))
     }
 
     pub(super) fn own(text: impl Into<Bytes>) -> Self {
-        Self {
-            source: Source::Own(Some(text.into()).filter(|it| !it.is_empty())),
-            lease: None,
-            record: None,
-            answering: None,
-        }
+        let text = Some(text.into()).filter(|it| !it.is_empty());
+        Self::new(Source::Own(text), None)
     }
 
     /// Has the end of the answer written down.
@@ -222,23 +227,16 @@ impl Body for ResponseBody {
         {
             record.bytes += data.len() as u64;
         }
-        let has_ended = match &this.source {
-            Source::Link(incoming, _) | Source::Shared(incoming) => incoming.is_end_stream(),
-            Source::Own(text) => text.is_none(),
-        };
-        if has_ended || matches!(polled, Poll::Ready(None)) {
+        if this.source.has_ended() || matches!(polled, Poll::Ready(None)) {
             this.finish(cx);
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            // The link has to be given back: somebody has to come by once more.
-            Source::Link(_, Some(_)) => false,
-            Source::Link(incoming, None) | Source::Shared(incoming) => incoming.is_end_stream(),
-            Source::Own(text) => text.is_none(),
-        }
+        // While a link has to be given back, somebody has to come by once more.
+        let holds_link = matches!(self.source, Source::Link(_, Some(_)));
+        !holds_link && self.source.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -97,13 +97,10 @@ impl Link {
     ) -> impl Future<Output = Result<Response<Incoming>, SendFailure>> {
         // Not in the future, which would have room for the request for as long as it waits.
         let answer = self.sender.try_send_request(request);
-        let (connection, has_ended) = (&mut self.connection, &mut self.has_ended);
         async move {
             let mut answer = pin!(answer);
             poll_fn(|cx| {
-                if !*has_ended && connection.poll_without_shutdown(cx).is_ready() {
-                    *has_ended = true;
-                }
+                self.work(cx);
                 answer.as_mut().poll(cx)
             })
             .await

@@ -17,7 +17,7 @@ mod stream;
 use std::{
     future::poll_fn,
     io,
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -86,10 +86,11 @@ pub(super) async fn serve(client: TcpStream, port: Arc<Port>, shared: Arc<Shared
                 spoken = spoken => spoken,
                 () = shared.closing.cancelled() => return,
             };
-            let (port, shared) = (port.clone(), shared.clone());
             // Otherwise nothing was said, for long or for ever.
             if let Ok(Ok(is_http2)) = spoken {
-                aside = converse(is_http2, client, port, shared, address).await;
+                let (port, shared) = (port.clone(), shared.clone());
+                let forwarder = Forwarder::new(port, shared, address, client.since);
+                aside = converse(is_http2, client, Arc::new(forwarder)).await;
             }
         }
     };
@@ -151,37 +152,25 @@ impl Aside {
 fn converse(
     is_http2: bool,
     client: Aside,
-    port: Arc<Port>,
-    shared: Arc<Shared>,
-    address: SocketAddr,
+    forwarder: Arc<Forwarder>,
 ) -> Pin<Box<dyn Future<Output = Option<Aside>> + Send>> {
     if is_http2 {
-        Box::pin(serve_http2(client, port, shared, address))
+        Box::pin(serve_http2(client, forwarder))
     } else {
-        Box::pin(serve_http1(client, port, shared, address))
+        Box::pin(serve_http1(client, forwarder))
     }
 }
 
 /// Serves requests until the client is quiet, or the connection over.
-async fn serve_http1(
-    client: Aside,
-    port: Arc<Port>,
-    shared: Arc<Shared>,
-    address: SocketAddr,
-) -> Option<Aside> {
-    let forwarder = Arc::new(Forwarder::new(
-        port.clone(),
-        shared.clone(),
-        address,
-        client.since,
-    ));
+async fn serve_http1(client: Aside, forwarder: Arc<Forwarder>) -> Option<Aside> {
+    let Forwarder { port, shared, .. } = &*forwarder;
     let service = Requests::new(forwarder.clone());
     let mut connection = http1::Builder::new()
         // Who has said all it wants to say may still want to hear the answer.
         .half_close(true)
         .auto_date_header(false)
         .max_header_size(HEAD_BYTES_MAX)
-        .serve_connection(client.into_io(&port, &forwarder.activity), service);
+        .serve_connection(client.into_io(port, &forwarder.activity), service);
     let mut is_closing = false;
     let mut look = pin!(tokio::time::sleep(ASIDE_AFTER));
     let ended = loop {
@@ -213,10 +202,10 @@ async fn serve_http1(
     let parts = connection.into_parts();
     let client = parts.io.into_inner().stream;
     match (ended, forwarder.take_tunnel()) {
-        (Ok(()), Some(tunnel)) => carry(client, &parts.read_buf, tunnel, &port).await,
+        (Ok(()), Some(tunnel)) => carry(client, &parts.read_buf, tunnel, port).await,
         (Ok(()), None) => linger(client).await,
         (Err(error), _) => {
-            tracing::debug!(port = port.address.port(), client = %address, %error,
+            tracing::debug!(port = port.address.port(), client = %forwarder.client, %error,
                 "a client's connection broke");
             if error.is_parse() {
                 // It was told what is wrong.
@@ -263,24 +252,14 @@ async fn linger(mut client: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-async fn serve_http2(
-    client: Aside,
-    port: Arc<Port>,
-    shared: Arc<Shared>,
-    address: SocketAddr,
-) -> Option<Aside> {
-    let forwarder = Arc::new(Forwarder::new(
-        port.clone(),
-        shared.clone(),
-        address,
-        client.since,
-    ));
-    let io = client.into_io(&port, &forwarder.activity);
-    let service = service_fn(move |request| {
+async fn serve_http2(client: Aside, forwarder: Arc<Forwarder>) -> Option<Aside> {
+    let Forwarder { port, shared, .. } = &*forwarder;
+    let io = client.into_io(port, &forwarder.activity);
+    let service = service_fn(|request| {
         let forwarder = forwarder.clone();
         async move { forwarder.answer(request).await }
     });
-    let mut connection = std::pin::pin!(
+    let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .auto_date_header(false)
@@ -304,7 +283,7 @@ async fn serve_http2(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(port = port.address.port(), client = %address, %error,
+        tracing::debug!(port = port.address.port(), client = %forwarder.client, %error,
             "a client's HTTP/2 connection broke");
     }
     None
