@@ -35,7 +35,7 @@ use crate::{
     http::{self, Api},
     listeners::{self, Dispatcher, Listeners},
     local_view::LocalView,
-    metrics::Metrics,
+    metrics::{Metrics, statsd},
     net::{
         bind_address::{self, BindAddress},
         dial::Dialer,
@@ -238,13 +238,16 @@ impl Agent {
         let (open, ready) = self.start_opening(progress_seen);
         let routes = self.start_routes(snapshot.clone(), open);
         let plane = self.start_proxy(snapshot.clone(), routes.clone()).await;
-        let metrics = Metrics {
+        let metrics = Arc::new(Metrics {
             snapshot: snapshot.clone(),
             gossip: gossip.clone(),
             counters,
             plane: plane.clone(),
             view: self.view.clone(),
-        };
+            ready: ready.clone(),
+            started: SystemTime::now(),
+        });
+        self.start_statsd(&metrics);
         self.start_http(Api {
             snapshots: snapshot,
             routes,
@@ -417,6 +420,18 @@ impl Agent {
             }
         });
         receiver
+    }
+
+    fn start_statsd(&self, metrics: &Arc<Metrics>) {
+        if let Some(receiver) = &self.config.stats {
+            self.tasks.spawn(statsd::run(
+                receiver.clone(),
+                self.config.node_name.clone(),
+                metrics.clone(),
+                self.resolver.clone(),
+                self.shutdown.clone(),
+            ));
+        }
     }
 
     fn start_http(&self, api: Api) {

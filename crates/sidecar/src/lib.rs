@@ -30,3 +30,4 @@ pub mod simulate;
 pub mod static_check;
 mod template_record;
 pub mod throttle;
+mod usage;

@@ -1,11 +1,17 @@
 //! What is counted, as Prometheus text. Read at each scrape; nothing is kept here.
 
+mod gossip;
+mod haproxy;
+mod kernel;
 mod plane;
+mod process;
+pub(crate) mod statsd;
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use catalog::{Snapshot, Status};
@@ -14,11 +20,7 @@ use tokio::sync::watch;
 use crate::{
     cluster::core::Counters,
     local_view::{LocalView, SourceView},
-    proxy::{
-        builtin::PlaneStatus,
-        haproxy::State,
-        kernel::{KernelEndpoint, KernelState},
-    },
+    proxy::builtin::PlaneStatus,
 };
 
 /// Where the numbers come from.
@@ -34,6 +36,10 @@ pub struct Metrics {
     pub plane: watch::Receiver<Arc<PlaneStatus>>,
     /// What this host sees of itself.
     pub view: Arc<LocalView>,
+    /// Names of the parts that are still awaited; empty means ready.
+    pub ready: watch::Receiver<Vec<&'static str>>,
+    /// When the agent started.
+    pub started: SystemTime,
 }
 
 /// Collects metric families in text exposition format 0.0.4.
@@ -70,8 +76,10 @@ impl Metrics {
     /// All metrics.
     pub fn render(&self) -> String {
         let mut text = Text::default();
+        self.process(&mut text);
         self.catalog(&mut text);
         self.registry(&mut text);
+        self.steps(&mut text);
         self.membership(&mut text);
         plane::render(&self.plane.borrow().clone(), &mut text);
         self.haproxy(&mut text);
@@ -113,6 +121,30 @@ impl Metrics {
             "Snapshots published.",
             snapshot.version,
         );
+    }
+
+    fn steps(&self, text: &mut Text) {
+        let timings = &self.counters.timings;
+        let steps = [
+            ("message", &timings.message),
+            ("merge", &timings.merge),
+            ("announce", &timings.announce),
+            ("withdraw", &timings.withdraw),
+            ("send", &timings.send),
+            ("expire", &timings.expire),
+        ];
+        let name = "sidecar_writer_steps_total";
+        text.family(name, "counter", "Steps of the catalog's writer, by kind.");
+        for (step, timing) in steps {
+            let (count, _) = timing.read();
+            text.line(format_args!("{name}{{step=\"{step}\"}} {count}"));
+        }
+        let name = "sidecar_writer_seconds_total";
+        text.family(name, "counter", "The time these steps took, by kind.");
+        for (step, timing) in steps {
+            let seconds = timing.read().1 as f64 / 1e6;
+            text.line(format_args!("{name}{{step=\"{step}\"}} {seconds}"));
+        }
     }
 
     fn sources(&self, text: &mut Text) {
@@ -257,310 +289,6 @@ impl Metrics {
         );
         let correction = counters.clock_correction_seconds.load(Ordering::Relaxed);
         text.line(format_args!("{name} {correction}"));
-    }
-
-    fn membership(&self, text: &mut Text) {
-        let stats = self.gossip.stats();
-        let node = &stats.node;
-        for (name, help, value) in [
-            (
-                "packets_received_total",
-                "Datagrams received.",
-                stats.packets_in,
-            ),
-            (
-                "bytes_received_total",
-                "Bytes of datagrams received.",
-                stats.bytes_in,
-            ),
-            ("packets_sent_total", "Datagrams sent.", stats.packets_out),
-            (
-                "bytes_sent_total",
-                "Bytes of datagrams sent.",
-                stats.bytes_out,
-            ),
-            (
-                "packets_unsent_total",
-                "Datagrams the system would not send.",
-                stats.packets_unsent,
-            ),
-            (
-                "streams_accepted_total",
-                "Connections accepted.",
-                stats.streams_in,
-            ),
-            (
-                "streams_refused_total",
-                "Connections over the limit.",
-                stats.streams_refused,
-            ),
-            (
-                "packets_not_allowed_total",
-                "Datagrams from outside SIDECAR_GOSSIP_ALLOW.",
-                stats.packets_not_allowed,
-            ),
-            (
-                "streams_not_allowed_total",
-                "Connections from outside SIDECAR_GOSSIP_ALLOW.",
-                stats.streams_not_allowed,
-            ),
-            (
-                "entries_skipped_total",
-                "Invalid entries in peers' tables.",
-                stats.entries_skipped,
-            ),
-            (
-                "pings_for_others_total",
-                "Pings meant for another host at this address.",
-                node.pings_for_others + stats.stream_pings_for_others,
-            ),
-            (
-                "streams_opened_total",
-                "Connections opened.",
-                stats.streams_out,
-            ),
-            (
-                "streams_failed_total",
-                "Connections that ended early.",
-                stats.streams_failed,
-            ),
-            (
-                "exchanges_begun_total",
-                "State exchanges begun here.",
-                stats.exchanges_out,
-            ),
-            (
-                "exchanges_answered_total",
-                "State exchanges begun by peers.",
-                stats.exchanges_in,
-            ),
-            (
-                "messages_dropped_total",
-                "Messages dropped, queue full.",
-                stats.messages_dropped,
-            ),
-            (
-                "states_dropped_total",
-                "Peers' states dropped, queue full.",
-                stats.states_dropped,
-            ),
-            (
-                "broadcasts_dropped_total",
-                "Broadcasts dropped.",
-                stats.broadcasts_dropped,
-            ),
-            (
-                "probes_succeeded_total",
-                "Probes answered.",
-                node.probes_succeeded,
-            ),
-            (
-                "probes_failed_total",
-                "Probes not answered.",
-                node.probes_failed,
-            ),
-            ("suspicions_total", "Members suspected.", node.suspicions),
-            (
-                "deaths_declared_total",
-                "Members declared dead here.",
-                node.deaths_declared,
-            ),
-            (
-                "refutations_total",
-                "Accusations of this host refuted.",
-                node.refutations,
-            ),
-            (
-                "conflicts_total",
-                "Claims of a name from a second address.",
-                node.conflicts,
-            ),
-            (
-                "late_wakeups_total",
-                "Pauses of this process noticed.",
-                node.late_wakeups,
-            ),
-        ] {
-            text.single(&format!("sidecar_gossip_{name}"), "counter", help, value);
-        }
-        let name = "sidecar_gossip_malformed_total";
-        text.family(
-            name,
-            "counter",
-            "Unreadable input from the network, by kind.",
-        );
-        for (kind, count) in &stats.malformed {
-            text.line(format_args!("{name}{{kind=\"{}\"}} {count}", label(kind)));
-        }
-        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        for (name, help, value) in [
-            (
-                "health_score",
-                "Local health: 0 is healthy, 7 the worst.",
-                stats.health_score.into(),
-            ),
-            (
-                "membership_queue",
-                "Announcements to transmit.",
-                count(stats.membership_queue),
-            ),
-            (
-                "record_queue",
-                "Records to transmit.",
-                count(stats.user_queue),
-            ),
-            (
-                "keys",
-                "Gossip keys installed; 0 is plain text.",
-                count(self.gossip.keys().len()),
-            ),
-        ] {
-            text.single(&format!("sidecar_gossip_{name}"), "gauge", help, value);
-        }
-    }
-
-    fn haproxy(&self, text: &mut Text) {
-        let Some(haproxy) = self.view.haproxy() else {
-            return;
-        };
-        text.single(
-            "sidecar_haproxy_applied",
-            "gauge",
-            "Whether HAProxy runs what it should.",
-            u64::from(haproxy.state == State::Applied),
-        );
-        if let Some(is_running) = haproxy.is_running {
-            text.single(
-                "sidecar_haproxy_running",
-                "gauge",
-                "Whether a process of HAProxy runs.",
-                is_running.into(),
-            );
-        }
-        text.single(
-            "sidecar_haproxy_reloads_total",
-            "counter",
-            "Reloads and starts of HAProxy.",
-            haproxy.reloads,
-        );
-        text.single(
-            "sidecar_haproxy_revivals_total",
-            "counter",
-            "How often HAProxy was found dead and started again.",
-            haproxy.revivals,
-        );
-        text.single(
-            "sidecar_haproxy_repairs_total",
-            "counter",
-            "Differences found in what HAProxy holds and set right; runtime mode.",
-            haproxy.repairs,
-        );
-        let name = "sidecar_haproxy_failures_total";
-        text.family(name, "counter", "What failed, by step.");
-        for (step, count) in &haproxy.failures {
-            text.line(format_args!("{name}{{step=\"{step}\"}} {count}"));
-        }
-    }
-
-    fn kernel(&self, text: &mut Text) {
-        let Some(kernel) = self.view.kernel() else {
-            return;
-        };
-        text.single(
-            "sidecar_kernel_applied",
-            "gauge",
-            "Whether the kernel holds the rules it should.",
-            u64::from(kernel.state == KernelState::Applied),
-        );
-        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        for (name, help, value) in [
-            (
-                "services",
-                "Services that the kernel serves.",
-                count(kernel.services),
-            ),
-            (
-                "services_left_to_builtin",
-                "Services in mode tcp that the built-in proxy serves.",
-                count(kernel.left_to_builtin.len()),
-            ),
-            (
-                "dead_endpoints",
-                "Endpoints whose connections are cut.",
-                count(kernel.dead_endpoints),
-            ),
-        ] {
-            text.single(&format!("sidecar_kernel_{name}"), "gauge", help, value);
-        }
-        for (name, help, value) in [
-            (
-                "transactions",
-                "Batches of changes that the kernel took.",
-                kernel.transactions,
-            ),
-            (
-                "failures",
-                "Batches of changes that the kernel did not take.",
-                kernel.failures,
-            ),
-            (
-                "repairs",
-                "Differences found in what the kernel holds and set right.",
-                kernel.repairs,
-            ),
-        ] {
-            text.single(
-                &format!("sidecar_kernel_{name}_total"),
-                "counter",
-                help,
-                value,
-            );
-        }
-        for (name, kind, help, value) in [
-            (
-                "sidecar_kernel_apply_seconds_total",
-                "counter",
-                "The time all changes took, from the routes to the kernel's answer.",
-                kernel.apply_total,
-            ),
-            (
-                "sidecar_kernel_last_apply_seconds",
-                "gauge",
-                "The time the last change took.",
-                kernel.last_apply,
-            ),
-        ] {
-            text.family(name, kind, help);
-            text.line(format_args!("{name} {}", value.as_secs_f64()));
-        }
-        type Read = fn(&KernelEndpoint) -> u64;
-        let families: [(&str, &str, Read); 3] = [
-            ("connections", "Connections sent to an endpoint.", |it| {
-                it.connections
-            }),
-            (
-                "packets",
-                "Packets of an endpoint's connections, both ways.",
-                |it| it.packets,
-            ),
-            ("bytes", "Bytes of these packets, headers included.", |it| {
-                it.bytes
-            }),
-        ];
-        for (name, help, read) in families {
-            let name = format!("sidecar_kernel_{name}_total");
-            text.family(&name, "counter", help);
-            for (service_port, port) in kernel.ports.iter() {
-                for endpoint in &port.endpoints {
-                    text.line(format_args!(
-                        "{name}{{service_port=\"{service_port}\",service=\"{}\",endpoint=\"{}\"}} {}",
-                        label(&port.service),
-                        endpoint.address,
-                        read(endpoint)
-                    ));
-                }
-            }
-        }
     }
 }
 

@@ -125,8 +125,12 @@ impl Core {
         cancel: CancellationToken,
     ) {
         let events = self.events.clone();
+        let mut gossiped: Option<Instant> = None;
         loop {
             self.settle(&cancel).await;
+            if let Some(since) = gossiped.take() {
+                self.shared.meters.gossip_micros.add_micros(since.elapsed());
+            }
             let deadline = self.node.poll_timeout();
             let wakeup = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
@@ -149,7 +153,9 @@ impl Core {
                 // What has arrived is read before anybody is judged by it not having arrived.
                 self.read_datagrams(DATAGRAMS_BEFORE_TIMERS);
                 self.take_commands(&mut commands);
-                self.node.handle_timeout(Instant::now());
+                let (rounds, now) = (self.node.counters().gossip_rounds, Instant::now());
+                self.node.handle_timeout(now);
+                gossiped = (self.node.counters().gossip_rounds != rounds).then_some(now);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::malformed::Malformed;
 use crate::node::{Counters, Node};
@@ -14,6 +15,11 @@ pub(super) struct Meter(AtomicU64);
 impl Meter {
     pub(super) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Adds a time, to a meter of microseconds.
+    pub(super) fn add_micros(&self, time: Duration) {
+        self.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn read(&self) -> u64 {
@@ -93,8 +99,14 @@ meters! {
     entries_skipped,
     /// Pings by stream meant for another node at our address, left unanswered.
     stream_pings_for_others,
+    /// Bytes of connections written.
+    stream_bytes_out,
     /// State exchanges completed that we began.
     exchanges_out,
+    /// The time these took, in microseconds.
+    exchange_micros,
+    /// The time gossip rounds took, with the sending of their datagrams, in microseconds.
+    gossip_micros,
     /// State exchanges completed that others began.
     exchanges_in,
     /// Messages for the application dropped because it was slow.

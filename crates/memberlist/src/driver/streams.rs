@@ -130,7 +130,9 @@ impl Streams {
     }
 
     async fn write(&self, stream: &mut TcpStream, bytes: &[u8]) -> Result<(), StreamError> {
-        Ok(self.within("writing", stream.write_all(bytes)).await??)
+        self.within("writing", stream.write_all(bytes)).await??;
+        self.shared.meters.stream_bytes_out.add(bytes.len() as u64);
+        Ok(())
     }
 
     async fn within<T>(

@@ -12,6 +12,10 @@ pub struct Counters {
     pub probes_answered_by_tcp_only: u64,
     /// Probe rounds without any answer.
     pub probes_failed: u64,
+    /// Probe rounds that were given more time, as we seemed to be the problem ourselves.
+    pub probes_stretched: u64,
+    /// The time all probe rounds took, to their ack or to their end, in microseconds.
+    pub probe_micros: u64,
     /// Acks and nacks nobody waited for any more.
     pub acks_unknown: u64,
     /// Pings meant for another node at our address.
@@ -20,10 +24,16 @@ pub struct Counters {
     pub requests_over_limit: u64,
     /// Relay requests for unknown targets or beyond the bound.
     pub relays_refused: u64,
+    /// Announcements of members taken over: new ones, and newer ones of known members.
+    pub announcements_applied: u64,
     /// Members that became suspect.
     pub suspicions: u64,
     /// Suspicions that ran out here.
     pub deaths_declared: u64,
+    /// Those of them that fewer members confirmed than were wanted.
+    pub deaths_unconfirmed: u64,
+    /// Members that became dead or left, whoever said so.
+    pub deaths_applied: u64,
     /// Accusations of ourselves that we refuted.
     pub refutations: u64,
     /// Accusations of ourselves far beyond our incarnation: broken or forged.
@@ -72,6 +82,8 @@ pub struct Counters {
     pub messages_given_up: u64,
     /// Messages sent to members that asked for them.
     pub messages_fetched: u64,
+    /// Gossip rounds, those with nothing to say included.
+    pub gossip_rounds: u64,
     /// Datagrams sent ahead of the gossip round.
     pub eager_datagrams: u64,
 }

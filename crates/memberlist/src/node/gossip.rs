@@ -126,6 +126,7 @@ impl Node {
     /// is sent twice in a round: there a short queue uses up all of its transmits on the same few
     /// members at once, and the others may never hear of it.
     pub(super) fn gossip(&mut self, now: Instant) {
+        self.counters.gossip_rounds += 1;
         self.eager_bytes_spent = 0;
         self.lazy.answered = 0;
         if self.membership.len() == 0 && self.user.len() == 0 {

@@ -121,6 +121,7 @@ impl Node {
             self.counters.members_refused += 1;
             return;
         }
+        self.counters.announcements_applied += 1;
         let first_peer = self.table.len() == 1;
         let name = alive.node.clone();
         self.table
@@ -146,6 +147,7 @@ impl Node {
         let Some(entry) = self.table.find_mut(&name) else {
             return;
         };
+        self.counters.announcements_applied += 1;
         let was_live = entry.is_live();
         let meta_changed = entry.meta != alive.meta;
         entry.update(&alive);
@@ -356,6 +358,7 @@ impl Node {
         };
         entry.state_change = now;
         let member = entry.member();
+        self.counters.deaths_applied += 1;
         if doubted {
             self.cancel_suspicion(&dead.node);
         }
@@ -384,12 +387,14 @@ impl Node {
         if entry.state != NodeState::Suspect {
             return;
         }
+        let confirmed = entry.suspicion.as_ref().is_none_or(|it| it.is_confirmed());
         let dead = Dead {
             incarnation: entry.incarnation,
             node: name.to_owned(),
             from: self.config.name.clone(),
         };
         self.counters.deaths_declared += 1;
+        self.counters.deaths_unconfirmed += u64::from(!confirmed);
         self.dead(now, dead, Origin::Ourselves);
     }
 

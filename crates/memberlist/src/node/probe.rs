@@ -37,6 +37,7 @@ pub(super) struct Probe {
     addr: SocketAddr,
     /// As known when the round began: a refutation since then must win.
     incarnation: u32,
+    started: Instant,
     deadline: Instant,
     pings: u32,
     indirect: bool,
@@ -81,6 +82,7 @@ impl Node {
         let (addr, incarnation, state) = (entry.addr(), entry.incarnation, entry.state);
         let seq_no = self.next_seq_no();
         let deadline = now + self.awareness.scale(self.config.probe_interval);
+        self.counters.probes_stretched += u64::from(self.awareness.score() > 0);
         self.timers.arm(Timer::ProbeDeadline, deadline);
         let timeout = now + self.config.probe_timeout;
         if timeout < deadline {
@@ -91,6 +93,7 @@ impl Node {
             target: target.clone(),
             addr,
             incarnation,
+            started: now,
             deadline,
             pings: 1,
             indirect: false,
@@ -241,6 +244,7 @@ impl Node {
         };
         self.timers.cancel(&Timer::ProbeAgain);
         self.timers.cancel(&Timer::ProbeTimeout);
+        self.count_probe_time(&probe, now);
         if probe.answered_by_tcp {
             self.counters.probes_answered_by_tcp_only += 1;
             self.awareness.apply(-1);
@@ -288,6 +292,11 @@ impl Node {
         }
     }
 
+    fn count_probe_time(&mut self, probe: &Probe, now: Instant) {
+        let took = now.saturating_duration_since(probe.started).as_micros();
+        self.counters.probe_micros += u64::try_from(took).unwrap_or(u64::MAX);
+    }
+
     fn resume_probing(&mut self, now: Instant) {
         if std::mem::take(&mut self.probe_tick_pending) {
             self.probe_tick(now);
@@ -312,6 +321,7 @@ impl Node {
                 self.awareness.apply(-1);
             }
             self.counters.probes_succeeded += 1;
+            self.count_probe_time(&probe, now);
             self.resume_probing(now);
         } else if let Some(relay) = self.relays.remove(&ack.seq_no) {
             self.timers.cancel(&Timer::RelayNack(ack.seq_no));

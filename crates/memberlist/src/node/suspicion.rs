@@ -73,6 +73,11 @@ impl Suspicion {
         self.deadline
     }
 
+    /// Whether as many have confirmed it as were wanted.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.confirmations >= self.span.wanted
+    }
+
     /// Counts another accuser. True if it was new and still wanted, then the deadline has moved
     /// and the accusation is worth passing on. A shorter wait that is over already ends now: a
     /// deadline moved into the past would look as if we had been asleep.

@@ -28,6 +28,7 @@ use super::{
     introductions::Introductions,
     metadata::{self, Kind},
     replica::{Effects, News, Replica},
+    timings::Timings,
     update::StatusUpdate,
 };
 use crate::{health::LocalUpdate, throttle::Throttle};
@@ -110,6 +111,8 @@ pub struct Counters {
     pub name_conflicts: AtomicU64,
     /// What is added to this host's clock, in seconds: 0 while it is near the cluster's time.
     pub clock_correction_seconds: AtomicI64,
+    /// How long the writer's steps took.
+    pub timings: Timings,
 }
 
 fn add(counter: &AtomicU64, number: usize) {
@@ -171,7 +174,6 @@ impl Core {
     }
 
     /// What was counted so far.
-    #[cfg(test)]
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

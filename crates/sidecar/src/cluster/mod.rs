@@ -14,4 +14,5 @@ mod lab;
 pub mod metadata;
 pub mod registry;
 pub mod replica;
+pub mod timings;
 pub mod update;

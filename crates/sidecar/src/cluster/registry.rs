@@ -13,6 +13,7 @@ use tracing::info;
 use super::{
     awake::Awake,
     core::{Action, Core},
+    timings::{Timing, Timings},
 };
 use crate::{
     health::LocalUpdate,
@@ -121,6 +122,7 @@ impl Registry {
     fn handle(&mut self, input: Input) {
         let now = now();
         self.core.suspended(self.awake.seen(now.monotonic));
+        let timing = timing(&input);
         match input {
             Input::Local(update) => self.core.local(update, now),
             Input::Gossip(event) => self.core.gossip(event, now),
@@ -141,11 +143,17 @@ impl Registry {
             }
             Input::Tick => self.core.tick(now),
         }
+        if let Some(timing) = timing {
+            timing(&self.core.counters().timings).add(now.monotonic.elapsed());
+        }
         self.carry_out();
     }
 
     fn carry_out(&mut self) {
+        let started = Instant::now();
+        let mut sends = false;
         for action in self.core.actions() {
+            sends |= matches!(action, Action::Broadcast { .. } | Action::Send { .. });
             match action {
                 Action::Broadcast {
                     key,
@@ -182,6 +190,10 @@ impl Registry {
                     self.unpublished.push(change);
                 }
             }
+        }
+        if sends {
+            let timings = &self.core.counters().timings;
+            timings.send.add(started.elapsed());
         }
     }
 
@@ -237,6 +249,18 @@ impl Inputs {
             .or_else(|| self.local.try_recv().ok().map(Input::Local))
             .or_else(|| self.gossip.try_recv().ok().map(Input::Gossip))
             .or_else(|| self.drain.try_recv().ok().map(Input::Drain))
+    }
+}
+
+/// As which step taking in this input is timed.
+fn timing(input: &Input) -> Option<fn(&Timings) -> &Timing> {
+    match input {
+        Input::Gossip(memberlist::Event::Message(_)) => Some(|it| &it.message),
+        Input::Gossip(memberlist::Event::RemoteState { .. }) => Some(|it| &it.merge),
+        Input::Local(LocalUpdate::Present { .. }) => Some(|it| &it.announce),
+        Input::Local(LocalUpdate::Gone { .. }) => Some(|it| &it.withdraw),
+        Input::Tick => Some(|it| &it.expire),
+        _ => None,
     }
 }
 

@@ -38,6 +38,9 @@ const PUSH_PULL_ZERO: Duration = Duration::from_secs(79);
 /// Packets per round that a configured 0 stands for (the gossip library's default).
 const GOSSIP_MESSAGES_ZERO: usize = 3;
 
+/// Port of a statsd that is given without one.
+const STATSD_PORT: u16 = 8125;
+
 /// A host to join.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Seed {
@@ -146,6 +149,8 @@ pub struct Config {
     pub delegate_versions: [u8; 3],
     /// `SIDECAR_GOSSIP_KEY` and what goes with it.
     pub gossip_security: GossipSecurity,
+    /// `SIDECAR_STATS_ADDR`: host and port.
+    pub stats: Option<(String, u16)>,
     /// `SIDECAR_LOGGING_LEVEL`.
     pub log_level: tracing::Level,
     /// `SIDECAR_LOGGING_FORMAT`.
@@ -273,6 +278,14 @@ impl Config {
                 parse_versions,
             ),
             gossip_security: GossipSecurity::read(&mut reader),
+            stats: reader.parsed(
+                "SIDECAR_STATS_ADDR",
+                "HOST:PORT of a statsd",
+                |text| match text {
+                    "" => Some(None),
+                    text => parse_seed(text, STATSD_PORT).map(|it| Some((it.host, it.port))),
+                },
+            ),
             log_level: reader.parsed(
                 "SIDECAR_LOGGING_LEVEL",
                 "debug, info, warn or error",

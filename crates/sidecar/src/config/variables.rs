@@ -326,6 +326,11 @@ pub const VARIABLES: &[Variable] = &[
         "0,0,0",
         "Application protocol announced to peers (min,max,current); 2,5,5 to meet Serf agents",
     ),
+    variable(
+        "SIDECAR_STATS_ADDR",
+        "",
+        "Statsd that gets this agent's metrics once a second, HOST:PORT, port 8125 when left out; none when empty",
+    ),
     with_flag(
         variable(
             "SIDECAR_LOGGING_LEVEL",
@@ -353,7 +358,6 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
 
 /// Variables of the original whose function this version does not have: a warning says so.
 pub const NOT_YET: &[&str] = &[
-    "SIDECAR_STATS_ADDR",
     "K8S_KUBE_API_IP",
     "K8S_KUBE_API_PORT",
     "K8S_NAMESPACE",

@@ -10,6 +10,8 @@ use tokio::net::{TcpSocket, UdpSocket};
 
 use super::*;
 
+mod reference;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct NoState;
@@ -49,6 +51,8 @@ async fn what_is_refused_of_peers_is_shown() {
         counters: Arc::default(),
         plane: watch::channel(Arc::default()).1,
         view: Arc::default(),
+        ready: watch::channel(Vec::new()).1,
+        started: SystemTime::now(),
     };
     let to = gossip.local_addr();
     let ping = StreamMessage::Ping(Ping {
@@ -97,6 +101,8 @@ async fn sources_are_shown_with_their_state() {
         counters: Arc::default(),
         plane: watch::channel(Arc::default()).1,
         view: Arc::clone(&view),
+        ready: watch::channel(Vec::new()).1,
+        started: SystemTime::now(),
     };
     for (state, up) in [("listing", 0), ("following", 1), ("unreachable", 0)] {
         let source = SourceView {

@@ -9,7 +9,6 @@
 //! | `watch`, `audit` | who knows what, and whether it is true |
 //! | `report` | what came of it, as data |
 //! | `table`, `plot`, `progress` | the same for people |
-//! | `usage` | what the simulation itself takes |
 
 mod audit;
 mod cluster;
@@ -21,7 +20,6 @@ pub mod report;
 mod scenario;
 pub mod table;
 mod units;
-mod usage;
 mod watch;
 
 use std::{
@@ -33,6 +31,8 @@ use anyhow::Context as _;
 use memberlist::sim::HostId;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+
+use crate::usage;
 
 use self::{
     cluster::{Cluster, Formation},

@@ -49,9 +49,14 @@ impl Streams {
         join: bool,
         full: bool,
     ) -> Result<(), StreamError> {
+        let started = Instant::now();
         let result = self.try_exchange(to, join, full).await;
         match &result {
-            Ok(()) => self.shared.meters.exchanges_out.add(1),
+            Ok(()) => {
+                self.shared.meters.exchanges_out.add(1);
+                let took = started.elapsed();
+                self.shared.meters.exchange_micros.add_micros(took);
+            }
             Err(StreamError::Ourselves) => {}
             Err(StreamError::Connect(_) | StreamError::Timeout(..) | StreamError::Io(_)) => {
                 // A peer that is down has not sent anything malformed.
