@@ -2,6 +2,7 @@
 
 pub mod awake;
 pub mod catching_up;
+mod change_log;
 pub mod clock;
 pub mod core;
 pub mod exchange;

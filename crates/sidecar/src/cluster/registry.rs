@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::{
     awake::Awake,
+    change_log::ChangeLog,
     core::{Action, Core},
     timings::{Timing, Timings},
 };
@@ -67,6 +68,7 @@ pub struct Registry {
     changes: broadcast::Sender<Change>,
     /// Changes that no published snapshot has yet.
     unpublished: Vec<Change>,
+    log: ChangeLog,
 }
 
 impl Registry {
@@ -88,13 +90,14 @@ impl Registry {
             progress,
             changes,
             unpublished: Vec::new(),
+            log: ChangeLog::default(),
         }
     }
 
     /// Applies inputs until every sender of commands is gone.
     pub async fn run(mut self, mut inputs: Inputs) {
         self.publish();
-        while let Some(input) = inputs.next(self.core.next_deadline()).await {
+        while let Some(input) = inputs.next(self.next_deadline()).await {
             self.take(input, &mut inputs);
             for _ in 1..BATCH_MAX {
                 let Some(input) = inputs.try_next() else {
@@ -104,6 +107,11 @@ impl Registry {
             }
             self.publish();
         }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.core.next_deadline(), self.log.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Takes an input, and before the end of the join what that has brought: it waits in another queue,
@@ -177,18 +185,7 @@ impl Registry {
                         self.gossip.exchange_tables(member.addr);
                     }
                 }
-                Action::Changed(change) => {
-                    let service = &change.service;
-                    info!(
-                        service = service.name,
-                        instance = service.id,
-                        host = service.hostname,
-                        from = %change.previous,
-                        to = %service.status,
-                        "service changed"
-                    );
-                    self.unpublished.push(change);
-                }
+                Action::Changed(change) => self.unpublished.push(change),
             }
         }
         if sends {
@@ -206,6 +203,7 @@ impl Registry {
             }
             newer
         });
+        self.log.tell(&self.unpublished, Instant::now());
         for change in self.unpublished.drain(..) {
             // Nobody may listen.
             let _ = self.changes.send(change);
