@@ -100,6 +100,7 @@ mod tests {
             service: service.into(),
             previous: Status::Unknown,
             time: catalog::Timestamp::EPOCH,
+            derived: false,
         };
         vec![change; count]
     }

@@ -8,7 +8,6 @@ use std::{
 
 use catalog::{Change, Now, Snapshot};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tracing::info;
 
 use super::{
     awake::Awake,
