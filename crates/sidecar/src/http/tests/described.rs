@@ -75,7 +75,7 @@ fn every_path_is_described_and_every_description_is_of_a_path() {
     let described = description["paths"].as_object().unwrap();
     let mut deprecated = BTreeSet::new();
     for (template, methods) in described {
-        let path = template.replace('{', "").replace('}', "");
+        let path = template.replace(['{', '}'], "");
         for (method, operation) in methods.as_object().unwrap() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let found = resolve(&method, &path);

@@ -27,7 +27,7 @@ async fn event(body: &mut Body) -> Event {
     let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx));
     let frame = timeout(Duration::from_secs(60), frame).await;
     let bytes = frame.expect("an event in time").unwrap().unwrap();
-    parsed(&String::from_utf8(bytes.into_data().unwrap().to_vec()).unwrap())
+    parsed(str::from_utf8(&bytes.into_data().unwrap()).unwrap())
 }
 
 fn parsed(text: &str) -> Event {
@@ -319,5 +319,5 @@ async fn who_listens_takes_no_place_of_others() {
     assert_eq!(refused.status(), 503);
     assert!(body_text(refused).await.contains("8 clients watch already"));
     listening.pop();
-    listen(&answers, "", &[]).await;
+    listening.push(listen(&answers, "", &[]).await);
 }
