@@ -3,7 +3,9 @@
 pub mod awake;
 pub mod catching_up;
 pub mod clock;
+pub mod confirm;
 pub mod core;
+pub mod drains;
 pub mod exchange;
 #[cfg(test)]
 mod fixtures;
@@ -14,4 +16,5 @@ mod lab;
 pub mod metadata;
 pub mod registry;
 pub mod replica;
+pub mod state_file;
 pub mod update;

@@ -1,9 +1,6 @@
 //! The answer to each question: status, headers and body, as recorded where there is a recording.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     body::Body,
@@ -12,11 +9,11 @@ use axum::{
 };
 use bytes::Bytes;
 use catalog::{Timestamp, json};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, DrainOutcome, DrainRequest,
+    Api, commands,
     documents::Library,
     proxy_document, routes_document, servers,
     target::{Refusal, Target, resolve},
@@ -26,10 +23,8 @@ use super::{
 
 /// Most watchers at a time: fewer than connections, so that watchers alone cannot shut out the rest.
 const WATCHERS_MAX: usize = 768;
-/// How long the agent may take to accept a command.
-const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -56,7 +51,10 @@ impl Answers {
     /// The answer to one request, judged by its head; bodies carry nothing.
     pub(super) async fn answer(&self, head: &Parts) -> Response {
         match resolve(&head.method, head.uri.path()) {
-            Ok(target) => self.answer_target(target, head).await,
+            Ok(target) => match self.api.access.refusal(head) {
+                Some(refusal) => refusal,
+                None => self.answer_target(target, head).await,
+            },
             Err(Refusal::NotFound) => {
                 let answer = body(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n");
                 with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
@@ -83,7 +81,11 @@ impl Answers {
             Target::State => open(body(StatusCode::OK, JSON, self.library.latest().state())),
             Target::OneService { name } => open(self.one_service(&name)),
             Target::Watch => self.watch(head.uri.query().unwrap_or_default()),
-            Target::Drain { id } => self.drain(id, head).await,
+            Target::Drain {
+                id,
+                undrain,
+                dialect,
+            } => commands::answer(&self.api, id, undrain, dialect, head).await,
             Target::Preflight => open(empty(StatusCode::OK)),
             Target::UnknownExtension { cross_origin } => {
                 let text = "Not Found - Invalid content type extension";
@@ -126,40 +128,6 @@ impl Answers {
         body(StatusCode::OK, JSON, stream)
     }
 
-    async fn drain(&self, id: String, head: &Parts) -> Response {
-        if crosses_origins(head) {
-            let text = "a page of another origin may not change the state";
-            return error(StatusCode::FORBIDDEN, text);
-        }
-        let (reply, outcome) = oneshot::channel();
-        let request = DrainRequest {
-            id: id.clone(),
-            reply,
-        };
-        let exchange = async {
-            self.api.drain.send(request).await.ok()?;
-            outcome.await.ok()
-        };
-        match tokio::time::timeout(COMMAND_WITHIN, exchange).await {
-            Ok(Some(DrainOutcome::Draining { name })) => {
-                let text = format!("Service \"{name}\" instance \"{id}\" set to DRAINING");
-                let mut document = String::from("{\"Message\":");
-                json::write_text(&mut document, &text);
-                document.push('}');
-                body(StatusCode::ACCEPTED, JSON, json::indent(&document))
-            }
-            Ok(Some(DrainOutcome::NotHere)) => {
-                let text = format!("Not Found - Service ID \"{id}\" not found");
-                error(StatusCode::NOT_FOUND, &text)
-            }
-            Ok(None) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
-            Err(_) => {
-                let text = format!("the agent did not answer within {COMMAND_WITHIN:?}");
-                error(StatusCode::SERVICE_UNAVAILABLE, &text)
-            }
-        }
-    }
-
     fn ready(&self) -> Response {
         let awaited = self.api.ready.borrow().clone();
         if awaited.is_empty() {
@@ -195,26 +163,6 @@ fn document(name: &str, encoded: Result<String, serde_json::Error>) -> Response 
             tracing::error!(error = %error_, "cannot encode the {name}");
             error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
         }
-    }
-}
-
-/// Whether a browser sends this on behalf of a page that did not come from here. Programs send no
-/// `Origin`; what they may do is not decided by it.
-fn crosses_origins(head: &Parts) -> bool {
-    let Some(origin) = head.headers.get(header::ORIGIN) else {
-        return false;
-    };
-    let host = head
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let authority = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"));
-    match (authority, host) {
-        (Some((_, authority)), Some(host)) => !authority.eq_ignore_ascii_case(host),
-        _ => true,
     }
 }
 
@@ -266,7 +214,7 @@ fn open(answer: Response) -> Response {
 }
 
 /// An error as the original words it.
-fn error(status: StatusCode, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
     let mut document = String::from("{\"message\":");
     json::write_text(&mut document, message);
     document.push_str(",\"status\":\"error\"}");
@@ -279,7 +227,7 @@ fn empty(status: StatusCode) -> Response {
     answer
 }
 
-fn body(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Response {
+pub(super) fn body(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Response {
     let mut answer = Response::new(content.into());
     *answer.status_mut() = status;
     answer

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answers;
+use super::{access::Caller, answer::Answers};
 
 /// How long a request head may take, and how long a connection may idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -33,14 +33,21 @@ const BODY_BYTES_MAX: u64 = 64 * 1024;
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Answers the requests of one connection until either side ends it.
-pub(super) async fn serve<S>(stream: S, answers: Arc<Answers>, shutdown: CancellationToken)
-where
+pub(super) async fn serve<S>(
+    stream: S,
+    caller: Option<Caller>,
+    answers: Arc<Answers>,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request: Request<Incoming>| {
         let answers = answers.clone();
         async move {
-            let (head, body) = request.into_parts();
+            let (mut head, body) = request.into_parts();
+            if let Some(caller) = caller {
+                head.extensions.insert(caller);
+            }
             let announced = body.size_hint().lower();
             let answer = if announced > BODY_BYTES_MAX {
                 Answers::too_large(announced, BODY_BYTES_MAX)
