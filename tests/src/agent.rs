@@ -158,9 +158,14 @@ impl<'lab> AgentBuilder<'lab> {
             host,
         };
         let ip = builder.host.ip.to_string();
+        let state = lab.dir().join(format!("state-{}", builder.host.name));
         let builder = builder
             .env("SIDECAR_CLUSTER_NAME", "lab")
             .env("SIDECAR_ADVERTISE_IP", &ip)
+            // As requests of the lab call every host.
+            .env("SIDECAR_API_HOSTS", "lab")
+            // All agents share the machine's own.
+            .env("SIDECAR_STATE_DIR", &state.display().to_string())
             .services(&[]);
         if seeds.is_empty() {
             builder

@@ -51,7 +51,7 @@ pub enum Author {
     Own,
     /// A peer. A stamp far in the future is refused, and a draining instance stays draining when it
     /// is reported merely alive: Go owners never gossip that they drain, so their next refresh
-    /// would undo it.
+    /// would undo it. Hosts under [`Upkeep::Membership`] say so themselves, and say when it is over.
     Peer,
 }
 
@@ -172,6 +172,7 @@ impl State {
             if author == Author::Peer
                 && held.status == Status::Draining
                 && record.status == Status::Alive
+                && self.presence(&record.hostname) != Presence::Up(Upkeep::Membership)
             {
                 Arc::make_mut(&mut record).status = Status::Draining;
             }

@@ -21,18 +21,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
+    api_tokens::{self, TokenSource, Tokens},
     cluster::{
         awake::Awake,
         core::{Core, Counters},
+        drains::Drain,
         exchange, join, metadata,
         registry::{self, Command, Inputs, Registry},
         replica::Replica,
+        state_file::{self, Kept},
     },
-    config::{Config, Discovery},
+    config::{Config, Discovery, Origin},
     discovery::{self, SourceName},
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
-    http::{self, Api, Hosts, Journal},
+    http::{self, Access, Api, Hosts, Journal, Tls},
     listeners::{self, Dispatcher, Listeners},
     local_view::LocalView,
     metrics::{Metrics, statsd},
@@ -208,14 +211,17 @@ impl Agent {
 
         let (commands, command_inputs) = mpsc::channel(16);
         let (drain, drain_inputs) = mpsc::channel(64);
+        let (routed, routed_seen) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::none());
         let counters = Arc::new(Counters::default());
+        let (kept, drains_written) = self.start_keeping().await;
         let replica = Replica::new(
             &config.node_name,
             &config.cluster_name,
             sources,
             registry::now(),
-        );
+        )
+        .with_drains(kept.1, registry::now());
         let core = Core::new(replica, counters.clone(), rand::random());
         // As many as are kept: they may all come at once, when this host joins a cluster.
         let (changes, news) = broadcast::channel(http::CHANGES_MAX);
@@ -226,6 +232,7 @@ impl Agent {
             snapshots,
             progress,
             changes.clone(),
+            kept.0,
         );
         self.start_listeners(changes, snapshot.clone(), managed);
         let inputs = Inputs {
@@ -233,12 +240,13 @@ impl Agent {
             gossip: gossip_events,
             drain: drain_inputs,
             commands: command_inputs,
+            routed: routed_seen,
         };
         // Not tracked: it ends when the last sender of commands is gone, after the goodbye.
         tokio::spawn(registry.run(inputs));
 
         let (open, ready) = self.start_opening(progress_seen);
-        let routes = self.start_routes(snapshot.clone(), open);
+        let routes = self.start_routes(snapshot.clone(), routed, open);
         let (plane, proxy) = self.start_proxy(snapshot.clone(), routes.clone()).await;
         let (journal, hosts) = self.start_journal(&gossip, news, snapshot.clone(), plane.clone());
         let encrypted = gossip.clone();
@@ -258,6 +266,9 @@ impl Agent {
             plane,
             local: self.view.clone(),
             drain,
+            drains_written,
+            access: Arc::new(self.access()),
+            tls: self.start_tls(),
             metrics: Arc::new(move || metrics.render()),
             ready,
             journal,
@@ -393,10 +404,63 @@ impl Agent {
         (open, ready_seen)
     }
 
+    /// Keeps the drains of this host on disk. Where the writer puts them, what the agent before has
+    /// kept, and how far it is written.
+    async fn start_keeping(
+        &self,
+    ) -> (
+        (watch::Sender<Kept>, Option<Vec<Drain>>),
+        watch::Receiver<u64>,
+    ) {
+        let wanted = self.config.state_dir.clone();
+        let is_chosen = self.config.settings.iter().any(|setting| {
+            setting.name == "SIDECAR_STATE_DIR" && setting.origin != Origin::Default
+        });
+        let opened = tokio::task::spawn_blocking(move || {
+            let directory = state_file::open(wanted.as_deref(), is_chosen);
+            let before = directory.as_deref().and_then(state_file::load);
+            (directory, before)
+        });
+        // Fails only when it panics, which it does not.
+        let (directory, before) = opened.await.unwrap_or_default();
+        let (kept, to_keep) = watch::channel(Kept::default());
+        let (written, drains_written) = watch::channel(0);
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(state_file::keep(directory, to_keep, written, shutdown));
+        ((kept, before), drains_written)
+    }
+
+    /// Who may use the API, as tokens come and go.
+    fn access(&self) -> Access {
+        let api = &self.config.api;
+        let tokens = match &api.tokens {
+            TokenSource::None => None,
+            TokenSource::Given(tokens) => Some(watch::channel(Arc::new(tokens.clone())).1),
+            TokenSource::File(path) => {
+                let (sender, tokens) = watch::channel(Arc::new(Tokens::default()));
+                let (path, shutdown) = (path.clone(), self.shutdown.clone());
+                self.tasks.spawn(api_tokens::follow(path, sender, shutdown));
+                Some(tokens)
+            }
+        };
+        Access::new(tokens, api.token_reads, api.names.clone())
+    }
+
+    fn start_tls(&self) -> Option<Tls> {
+        let files = self.config.api.tls.clone()?;
+        let (tls, follower) = Tls::new();
+        let (reload, shutdown) = (self.reload.subscribe(), self.shutdown.clone());
+        self.tasks.spawn(follower.follow(files, reload, shutdown));
+        Some(tls)
+    }
+
     /// Computes routes once per change, for all data planes, from the time on when `open` is cancelled.
+    /// Tells in `routed` which snapshot they were made of.
     fn start_routes(
         &self,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        routed: watch::Sender<u64>,
         open: CancellationToken,
     ) -> watch::Receiver<Arc<Routes>> {
         let (routes, receiver) = watch::channel(Arc::new(Routes::default()));
@@ -421,6 +485,7 @@ impl Agent {
                     }
                     differs
                 });
+                routed.send_replace(snapshot.version);
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     changed = snapshots.changed() => if changed.is_err() { return },

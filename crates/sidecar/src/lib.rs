@@ -5,6 +5,7 @@
 //! beside the registry and the HTTP API reading the same snapshots.
 
 pub mod agent;
+pub mod api_tokens;
 pub mod cli;
 pub mod cluster;
 pub mod companion;

@@ -102,6 +102,23 @@ fn draining_sticks_against_alive_of_a_peer_only() {
     }
 }
 
+/// Who keeps its records by membership says itself when it drains, and when it is over.
+#[test]
+fn draining_sticks_for_hosts_that_refresh_only() {
+    for (upkeep, expected) in [
+        (Upkeep::Refresh, Status::Draining),
+        (Upkeep::Membership, Status::Alive),
+    ] {
+        let mut state = State::new("me", "c");
+        state.member_up("a", upkeep, now(1));
+        for (seconds, status) in [(5, Status::Draining), (6, Status::Alive)] {
+            let record = service("a", "1", at(seconds), status);
+            state.apply(record, Author::Peer, now(seconds)).unwrap();
+        }
+        assert_eq!(shown(&state, "a", "1"), Some(expected));
+    }
+}
+
 #[test]
 fn impossible_stamps_are_refused() {
     let mut state = State::new("me", "c");

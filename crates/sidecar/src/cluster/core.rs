@@ -17,17 +17,19 @@ use std::{
 use bytes::Bytes;
 use catalog::{Change, Now, Rejected, Service, Snapshot, Timestamp, Upkeep, json};
 use memberlist::{Event, Priority};
-use rand::SeedableRng;
+use rand::{RngExt as _, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tracing::{debug, info, warn};
 
 use super::{
     catching_up::CatchingUp,
     clock::{self, ClusterClock, Offset},
+    confirm::{Applied, Confirmations, Say},
+    drains::Drain,
     exchange::{self, Members},
     introductions::Introductions,
     metadata::{self, Kind},
-    replica::{Effects, News, Replica},
+    replica::{Commanded, Effects, News, Replica},
     timings::Timings,
     update::StatusUpdate,
 };
@@ -86,6 +88,15 @@ pub enum Action {
     },
     /// Tell whoever wants to know that readers see something new.
     Changed(Change),
+    /// Keep the drains of this host for the next agent.
+    Keep(Vec<Drain>),
+    /// Tell whoever has begun an inquiry what came out.
+    Applied {
+        /// The inquiry.
+        number: u64,
+        /// Who routes by the record.
+        applied: Applied,
+    },
 }
 
 /// Counts since start, for metrics.
@@ -126,6 +137,9 @@ pub struct Core {
     introductions: Introductions,
     catching_up: CatchingUp,
     clock: ClusterClock,
+    confirmations: Confirmations,
+    /// The drains that were last told to be kept.
+    drains_kept: u64,
     /// This host's wall clock at the latest input, as it is.
     own_clock: Timestamp,
     /// The correction that was last said in the log, in seconds.
@@ -150,6 +164,8 @@ impl Core {
             catching_up: CatchingUp::default(),
             replica,
             clock: ClusterClock::default(),
+            confirmations: Confirmations::default(),
+            drains_kept: 0,
             own_clock: Timestamp::EPOCH,
             correction_told: 0,
             slept: Duration::ZERO,
@@ -190,6 +206,7 @@ impl Core {
             self.introductions.next_deadline(),
             self.catching_up.next_deadline(),
             self.clock.next_deadline(),
+            self.confirmations.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -324,6 +341,7 @@ impl Core {
         }
         let effects = self.replica.tick(now);
         self.carry_out(effects, now);
+        self.confirm(now);
     }
 
     /// News from this host's own discovery and health.
@@ -333,16 +351,83 @@ impl Core {
         self.carry_out(effects, now);
     }
 
-    /// Marks an instance of this host as draining; its service's name, or `None` when no such
-    /// instance is here.
-    pub fn drain(&mut self, id: &str, own: Now) -> Option<String> {
+    /// Takes an instance of this host out of traffic, for so long or until [`Core::undrain`]; `None`
+    /// when no such instance is here.
+    pub fn drain(&mut self, id: &str, timeout: Option<Duration>, own: Now) -> Option<Commanded> {
         let now = self.time(own);
-        let (found, effects) = self.replica.drain(id, now);
-        if let Some(name) = &found {
-            info!(service = name, instance = id, "set to draining");
+        let (found, effects) = self.replica.drain(id, timeout, now);
+        if let Some(found) = &found {
+            let until = found.until.map(tracing::field::display);
+            info!(
+                service = found.name,
+                instance = id,
+                until,
+                "set to draining"
+            );
         }
         self.carry_out(effects, now);
         found
+    }
+
+    /// Ends a drain; `None` when no such instance is here.
+    pub fn undrain(&mut self, id: &str, own: Now) -> Option<Commanded> {
+        let now = self.time(own);
+        let (found, effects) = self.replica.undrain(id, now);
+        if let Some(found) = &found {
+            info!(service = found.name, instance = id, "drains no longer");
+        }
+        self.carry_out(effects, now);
+        found
+    }
+
+    /// Begins to ask all agents whether they route by the record of an instance of this host as it is
+    /// now. What came out is an [`Action::Applied`] with this number, at the latest after `within`.
+    pub fn inquire(&mut self, id: &str, within: Duration, own: Now) -> u64 {
+        let now = self.time(own);
+        let number = self.rng.random();
+        self.confirmations
+            .inquire(number, id, within, self.replica.snapshot(), now.monotonic);
+        self.confirm(now);
+        number
+    }
+
+    /// Routes were made of the snapshot of this version.
+    pub fn routed(&mut self, version: u64, own: Now) {
+        let now = self.time(own);
+        self.confirmations.routed(version);
+        self.confirm(now);
+    }
+
+    /// Asks and answers whatever is due about records and routes.
+    fn confirm(&mut self, now: Now) {
+        let replica = &self.replica;
+        let settled = |id: &str| {
+            let record = replica.settled_record(id)?;
+            let key = (record.hostname.clone(), record.id.clone());
+            Some((key, record.updated))
+        };
+        let held = |(host, id): &(String, String)| Some(replica.record(host, id)?.updated);
+        let said = self
+            .confirmations
+            .look(replica.snapshot(), settled, held, now.monotonic);
+        for say in said {
+            let head = exchange::Head::of(self.replica.snapshot(), self.own_clock);
+            let (to, message) = match say {
+                Say::Ask { to, number, id } => match self.replica.settled_record(&id) {
+                    Some(record) => (to, exchange::confirm(&head, number, record)),
+                    None => continue,
+                },
+                Say::Confirm { to, number } => {
+                    let message = exchange::Message::Confirmed { number };
+                    (to, message.encode(&head))
+                }
+                Say::Over { number, applied } => {
+                    self.actions.push(Action::Applied { number, applied });
+                    continue;
+                }
+            };
+            self.send(&to, vec![message]);
+        }
     }
 
     /// The first join was tried.
@@ -368,6 +453,7 @@ impl Core {
         let now = self.time(own);
         let effects = self.event(event, now);
         self.carry_out(effects, now);
+        self.confirm(now);
     }
 
     fn event(&mut self, event: Event, now: Now) -> Effects {
@@ -582,6 +668,24 @@ impl Core {
                 self.answer(&from, &better);
                 effects
             }
+            exchange::Message::Confirm { number, record } => {
+                if !self.is_agent(&from) {
+                    return Effects::default();
+                }
+                let mut records = self.records(&record, now);
+                records.truncate(1);
+                let Some(record) = records.pop() else {
+                    return Effects::default();
+                };
+                let key = (record.hostname.clone(), record.id.clone());
+                self.confirmations
+                    .asked(&from, number, key, record.updated, now.monotonic);
+                self.replica.remote(record, now)
+            }
+            exchange::Message::Confirmed { number } => {
+                self.confirmations.confirmed(&from, number);
+                Effects::default()
+            }
         }
     }
 
@@ -662,6 +766,14 @@ impl Core {
         add(&self.counters.records_broadcast, effects.broadcasts.len());
         add(&self.counters.changes, effects.changes.len());
         add(&self.counters.records_rejected, effects.rejected.len());
+        for id in effects.returned {
+            info!(instance = id, "drains no longer: its time is over");
+        }
+        if self.replica.drains_revision() != self.drains_kept {
+            let (revision, drains) = self.replica.drains();
+            self.drains_kept = revision;
+            self.actions.push(Action::Keep(drains));
+        }
         for News { record, brief } in effects.broadcasts {
             let priority = Priority {
                 brief: brief.then(|| StatusUpdate::encode(&record)).flatten(),

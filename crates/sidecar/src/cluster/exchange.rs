@@ -56,6 +56,8 @@ const OFFER: u8 = b'O';
 const ANSWER: u8 = b'A';
 const OUTLINE: u8 = b'H';
 const WANT: u8 = b'W';
+const CONFIRM: u8 = b'C';
+const CONFIRMED: u8 = b'K';
 
 /// Buckets in which an exchange finds a difference that is more than the changes of the moment.
 pub const MUCH: usize = 8;
@@ -134,6 +136,18 @@ pub enum Message {
     Outline(Outline),
     /// Records of these hosts, by their numbers in outlines, are asked for.
     Want(Vec<u64>),
+    /// The receiver is asked whether it routes by this record; see [`super::confirm`].
+    Confirm {
+        /// Of the sender's choice.
+        number: u64,
+        /// As JSON, in a list.
+        record: Bytes,
+    },
+    /// It does.
+    Confirmed {
+        /// Of the question.
+        number: u64,
+    },
 }
 
 /// Why a message of an exchange was dropped.
@@ -159,6 +173,8 @@ impl Message {
             Self::Answer { .. } => ANSWER,
             Self::Outline(_) => OUTLINE,
             Self::Want(_) => WANT,
+            Self::Confirm { .. } => CONFIRM,
+            Self::Confirmed { .. } => CONFIRMED,
         };
         let mut out = vec![MAGIC, kind];
         head.write(&mut out);
@@ -179,6 +195,11 @@ impl Message {
             Self::Answer { records } => out.extend_from_slice(records),
             Self::Outline(outline) => out.extend(outline.to_bytes()),
             Self::Want(hosts) => out.extend(hosts.iter().flat_map(|host| host.to_le_bytes())),
+            Self::Confirm { number, record } => {
+                out.extend(number.to_le_bytes());
+                out.extend_from_slice(record);
+            }
+            Self::Confirmed { number } => out.extend(number.to_le_bytes()),
         }
         out.into()
     }
@@ -232,6 +253,17 @@ impl Message {
             WANT => match rest.as_chunks() {
                 (hosts, []) => Self::Want(hosts.iter().copied().map(u64::from_le_bytes).collect()),
                 _ => return Err(unreadable("hosts")),
+            },
+            CONFIRM => match read_number(&rest) {
+                Some((number, record)) => Self::Confirm {
+                    number,
+                    record: rest.slice_ref(record),
+                },
+                None => return Err(unreadable("number")),
+            },
+            CONFIRMED => match read_number(&rest) {
+                Some((number, [])) => Self::Confirmed { number },
+                _ => return Err(unreadable("number")),
             },
             _ => return Err(unreadable("kind")),
         };
@@ -467,6 +499,14 @@ pub fn answers<'a>(head: &Head, records: impl IntoIterator<Item = &'a Arc<Servic
     }
     answers.truncate(PIECES_MAX);
     answers
+}
+
+/// The question whether somebody routes by this record.
+pub fn confirm(head: &Head, number: u64, record: &Service) -> Bytes {
+    let mut piece = Piece::default();
+    piece.push(record);
+    let record = piece.take();
+    Message::Confirm { number, record }.encode(head)
 }
 
 /// A JSON list of records while it is written.

@@ -14,7 +14,9 @@ use catalog::{Now, Status, Timestamp};
 use memberlist::{Event, Member, NodeState, Versions};
 
 use super::{
+    confirm::Applied,
     core::{Action, Core, Counters},
+    drains::Drain,
     exchange,
     fixtures::service,
     metadata,
@@ -51,6 +53,13 @@ pub(super) struct Host {
     /// Hosts it takes for members.
     members: BTreeSet<usize>,
     exchanges: usize,
+    /// What came out of inquiries.
+    pub(super) applied: Vec<(u64, Applied)>,
+    /// The drains that it wants kept.
+    pub(super) kept: Option<Vec<Drain>>,
+    /// Whether routes are made of what it knows.
+    pub(super) routes: bool,
+    routed: u64,
 }
 
 /// The hosts, and what is under way between them.
@@ -103,6 +112,10 @@ impl Lab {
             cut_off: false,
             members: BTreeSet::new(),
             exchanges: 0,
+            applied: Vec::new(),
+            kept: None,
+            routes: true,
+            routed: 0,
         });
         self.announce(number, "s");
         let now = self.now(number);
@@ -210,6 +223,14 @@ impl Lab {
         }
     }
 
+    /// Somebody commands a host.
+    pub(super) fn command<T>(&mut self, host: usize, act: impl FnOnce(&mut Core, Now) -> T) -> T {
+        let now = self.now(host);
+        let done = act(&mut self.hosts[host].core, now);
+        self.carry_out(host);
+        done
+    }
+
     /// Gossip brings a message.
     pub(super) fn hear(&mut self, host: usize, message: Bytes) {
         self.deliver(host, Event::Message(message));
@@ -248,8 +269,11 @@ impl Lab {
                     self.under_way.extend(messages);
                 }
                 Action::Exchange(with) => {
+                    // Members of other kinds have no address here.
                     let to = (0..self.hosts.len()).find(|host| address(*host) == with);
-                    self.exchange(from, to.expect("the address of a host"));
+                    if let Some(to) = to {
+                        self.exchange(from, to);
+                    }
                 }
                 Action::CatchUp(with) => {
                     let members = &self.hosts[from].members;
@@ -271,6 +295,10 @@ impl Lab {
                         self.exchange(from, to);
                     }
                 }
+                Action::Applied { number, applied } => {
+                    self.hosts[from].applied.push((number, applied));
+                }
+                Action::Keep(drains) => self.hosts[from].kept = Some(drains),
                 Action::ExchangeTables { .. } | Action::Changed(_) => {}
             }
         }
@@ -316,6 +344,14 @@ impl Lab {
             }
             return;
         }
+        let version = host.core.snapshot().version;
+        if host.routes && host.routed != version {
+            host.routed = version;
+            host.core.suspended(host.suspended);
+            host.core.routed(version, now);
+            self.carry_out(number);
+        }
+        let host = &mut self.hosts[number];
         if host
             .core
             .next_deadline()

@@ -4,7 +4,9 @@ pub mod awake;
 pub mod catching_up;
 mod change_log;
 pub mod clock;
+pub mod confirm;
 pub mod core;
+pub mod drains;
 pub mod exchange;
 #[cfg(test)]
 mod fixtures;
@@ -15,5 +17,6 @@ mod lab;
 pub mod metadata;
 pub mod registry;
 pub mod replica;
+pub mod state_file;
 pub mod timings;
 pub mod update;

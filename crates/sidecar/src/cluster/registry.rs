@@ -2,6 +2,7 @@
 //! it asks of gossip, and publishes snapshots.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -12,12 +13,14 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{
     awake::Awake,
     change_log::ChangeLog,
+    confirm::Applied,
     core::{Action, Core},
+    state_file::Kept,
     timings::{Timing, Timings},
 };
 use crate::{
     health::LocalUpdate,
-    http::{DrainOutcome, DrainRequest},
+    http::{DrainOrder, DrainOutcome, DrainRequest},
     opening::Progress,
 };
 
@@ -40,6 +43,7 @@ enum Input {
     Gossip(memberlist::Event),
     Drain(DrainRequest),
     Command(Command),
+    Routed(u64),
     Tick,
 }
 
@@ -50,10 +54,12 @@ pub struct Inputs {
     pub local: mpsc::Receiver<LocalUpdate>,
     /// Members and records of the cluster.
     pub gossip: mpsc::Receiver<memberlist::Event>,
-    /// Requests to drain an instance of this host.
+    /// Requests to drain an instance of this host, or to take that back.
     pub drain: mpsc::Receiver<DrainRequest>,
     /// The agent's own steps.
     pub commands: mpsc::Receiver<Command>,
+    /// Version of the snapshot that the newest routes were made of.
+    pub routed: watch::Receiver<u64>,
 }
 
 /// The writer.
@@ -65,6 +71,9 @@ pub struct Registry {
     snapshots: watch::Sender<Arc<Snapshot>>,
     progress: watch::Sender<Progress>,
     changes: broadcast::Sender<Change>,
+    kept: watch::Sender<Kept>,
+    /// Who waits for the outcome of an inquiry.
+    inquirers: BTreeMap<u64, oneshot::Sender<Applied>>,
     /// Changes that no published snapshot has yet.
     unpublished: Vec<Change>,
     log: ChangeLog,
@@ -72,7 +81,8 @@ pub struct Registry {
 
 impl Registry {
     /// A writer for `core` that sends through `gossip`, tells `awake` that it lives, and publishes to
-    /// the three channels: what readers see, how far the start has come, and each change.
+    /// the four channels: what readers see, how far the start has come, each change, and what is to be
+    /// kept for the next agent.
     pub fn new(
         core: Core,
         gossip: memberlist::Handle,
@@ -80,6 +90,7 @@ impl Registry {
         snapshots: watch::Sender<Arc<Snapshot>>,
         progress: watch::Sender<Progress>,
         changes: broadcast::Sender<Change>,
+        kept: watch::Sender<Kept>,
     ) -> Self {
         Self {
             core,
@@ -88,6 +99,8 @@ impl Registry {
             snapshots,
             progress,
             changes,
+            kept,
+            inquirers: BTreeMap::new(),
             unpublished: Vec::new(),
             log: ChangeLog::default(),
         }
@@ -133,14 +146,8 @@ impl Registry {
         match input {
             Input::Local(update) => self.core.local(update, now),
             Input::Gossip(event) => self.core.gossip(event, now),
-            Input::Drain(request) => {
-                let outcome = match self.core.drain(&request.id, now) {
-                    Some(name) => DrainOutcome::Draining { name },
-                    None => DrainOutcome::NotHere,
-                };
-                // A client that went away does not undo the drain.
-                let _ = request.reply.send(outcome);
-            }
+            Input::Drain(request) => self.drain(request, now),
+            Input::Routed(version) => self.core.routed(version, now),
             Input::Command(Command::Joined) => self.core.joined(now),
             Input::Command(Command::Farewell(done)) => {
                 self.core.farewell(now);
@@ -154,6 +161,40 @@ impl Registry {
             timing(&self.core.counters().timings).add(now.monotonic.elapsed());
         }
         self.carry_out();
+    }
+
+    fn drain(&mut self, request: DrainRequest, now: Now) {
+        let DrainRequest {
+            id,
+            order,
+            wait,
+            reply,
+        } = request;
+        let found = match order {
+            DrainOrder::Drain { timeout } => self.core.drain(&id, timeout, now),
+            DrainOrder::Undrain => self.core.undrain(&id, now),
+        };
+        let Some(done) = found else {
+            // Nobody waits any more when the client went away.
+            let _ = reply.send(DrainOutcome::NotHere);
+            return;
+        };
+        let applied = wait.map(|within| {
+            let (inquirer, applied) = oneshot::channel();
+            let number = self.core.inquire(&id, within, now);
+            self.inquirers.insert(number, inquirer);
+            applied
+        });
+        // First what is to be kept: its number is in the answer.
+        self.carry_out();
+        let kept = self.kept.borrow().revision;
+        let outcome = DrainOutcome::Done {
+            done,
+            kept,
+            applied,
+        };
+        // A client that went away does not undo the drain.
+        let _ = reply.send(outcome);
     }
 
     fn carry_out(&mut self) {
@@ -185,6 +226,16 @@ impl Registry {
                     }
                 }
                 Action::Changed(change) => self.unpublished.push(change),
+                Action::Keep(drains) => self.kept.send_modify(|kept| {
+                    kept.revision += 1;
+                    kept.drains = drains;
+                }),
+                Action::Applied { number, applied } => {
+                    if let Some(inquirer) = self.inquirers.remove(&number) {
+                        // The client may have gone away.
+                        let _ = inquirer.send(applied);
+                    }
+                }
             }
         }
         if sends {
@@ -236,6 +287,7 @@ impl Inputs {
             Some(update) = self.local.recv() => Some(Input::Local(update)),
             Some(event) = self.gossip.recv() => Some(Input::Gossip(event)),
             Some(request) = self.drain.recv() => Some(Input::Drain(request)),
+            Ok(()) = self.routed.changed() => Some(Input::Routed(*self.routed.borrow_and_update())),
             () = tick => Some(Input::Tick),
         }
     }
@@ -246,6 +298,12 @@ impl Inputs {
             .or_else(|| self.local.try_recv().ok().map(Input::Local))
             .or_else(|| self.gossip.try_recv().ok().map(Input::Gossip))
             .or_else(|| self.drain.try_recv().ok().map(Input::Drain))
+            .or_else(|| self.newly_routed())
+    }
+
+    fn newly_routed(&mut self) -> Option<Input> {
+        let is_news = self.routed.has_changed().unwrap_or(false);
+        is_news.then(|| Input::Routed(*self.routed.borrow_and_update()))
     }
 }
 

@@ -27,7 +27,11 @@ use catalog::{
     TOMBSTONE_LIFESPAN, Timestamp,
 };
 
-use super::{clock::Offset, metadata::Kind};
+use super::{
+    clock::Offset,
+    drains::{Drain, Drains, Key},
+    metadata::Kind,
+};
 use crate::{discovery::SourceName, health::LocalUpdate};
 
 /// Where somebody needs it, quiet records are stamped and sent again this often: Go peers forget what
@@ -51,9 +55,6 @@ const RIVALRY: Duration = Duration::from_secs(300);
 const REFUTATIONS_MAX: u8 = 3;
 /// ... in this time. Who says it again has a reason.
 const REFUTATIONS_IN: Duration = Duration::from_secs(60);
-
-/// Identity of an instance: host and ID.
-type Key = (String, String);
 
 /// A record every member should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub struct Effects {
     pub rejected: Vec<(Arc<Service>, Rejected)>,
     /// Records under this host's name that another live program announces.
     pub foreign: Vec<Arc<Service>>,
+    /// Instances whose drain has come to its end by itself.
+    pub returned: Vec<String>,
 }
 
 impl Effects {
@@ -91,7 +94,21 @@ impl Effects {
         self.changes.extend(more.changes);
         self.rejected.extend(more.rejected);
         self.foreign.extend(more.foreign);
+        self.returned.extend(more.returned);
     }
+}
+
+/// An instance of this host that was told to drain or to come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commanded {
+    /// Name of its service.
+    pub name: String,
+    /// Host that announces it.
+    pub hostname: String,
+    /// What it is from now on: draining, or what its check says.
+    pub status: Status,
+    /// When the drain ends by itself.
+    pub until: Option<Timestamp>,
 }
 
 /// An instance this host announces.
@@ -124,7 +141,7 @@ pub struct Replica {
     state: State,
     hostname: String,
     own: BTreeMap<Key, Own>,
-    draining: BTreeSet<Key>,
+    drains: Drains,
     /// What is older and stands under our name is ours, or nobody's any more: the start, or the end of
     /// the last rivalry. What is a little newer may be, too: see [`Replica::former_until`].
     alone_since: Timestamp,
@@ -170,7 +187,7 @@ impl Replica {
             state,
             hostname,
             own: BTreeMap::new(),
-            draining: BTreeSet::new(),
+            drains: Drains::new(None, now),
             alone_since: now.wall,
             rival: None,
             last_stamp: now.wall,
@@ -180,6 +197,26 @@ impl Replica {
             go_members: BTreeSet::new(),
             joined: true,
         }
+    }
+
+    /// The same with the drains of the agent before, if somebody has kept them: then the cluster's
+    /// word is not taken for any.
+    #[must_use]
+    pub fn with_drains(self, kept: Option<Vec<Drain>>, now: Now) -> Self {
+        Self {
+            drains: Drains::new(kept, now),
+            ..self
+        }
+    }
+
+    /// The drains that the next agent should know, and a number that changes with them.
+    pub fn drains(&self) -> (u64, Vec<Drain>) {
+        (self.drains.revision(), self.drains.list())
+    }
+
+    /// Changes when [`Replica::drains`] does.
+    pub fn drains_revision(&self) -> u64 {
+        self.drains.revision()
     }
 
     /// The name of this host, and of its node.
@@ -239,6 +276,7 @@ impl Replica {
                         refuted: None,
                     },
                 );
+                self.drains.claim(&key);
                 // A former life may have told of it already.
                 if let Some(held) = self.state.record(&key.0, &key.1).cloned()
                     && self.is_older_than_known(&key, &held)
@@ -257,7 +295,7 @@ impl Replica {
                     .collect();
                 for key in gone {
                     self.own.remove(&key);
-                    self.draining.remove(&key);
+                    self.drains.forget(&key);
                     self.bury(&key, Timestamp::EPOCH, now, &mut effects);
                 }
             }
@@ -373,18 +411,63 @@ impl Replica {
         }
     }
 
-    /// Marks an instance of this host as draining; returns its service name, or `None` when no such
-    /// instance is here.
-    pub fn drain(&mut self, id: &str, now: Now) -> (Option<String>, Effects) {
+    /// Takes an instance of this host out of traffic, whatever its checks say, for so long or until
+    /// [`Replica::undrain`]; `None` when no such instance is here. What was said before about how long
+    /// does not count any more.
+    pub fn drain(
+        &mut self,
+        id: &str,
+        timeout: Option<Duration>,
+        now: Now,
+    ) -> (Option<Commanded>, Effects) {
         let mut effects = Effects::default();
-        let found = self.own.iter().find(|((_, own_id), _)| own_id == id);
-        let Some((key, name)) = found.map(|(key, own)| (key.clone(), own.service.name.clone()))
-        else {
+        let Some(key) = self.own_key(id) else {
             return (None, effects);
         };
-        self.draining.insert(key.clone());
+        let until = timeout.map(|timeout| now.wall.plus(timeout));
+        self.drains.put(key.clone(), until, now);
         self.announce(&key, false, now, &mut effects);
-        (Some(name), effects)
+        (self.commanded(&key, until), effects)
+    }
+
+    /// Ends a drain: from now on the instance is what its check says. Does nothing to one that does
+    /// not drain; `None` when no such instance is here.
+    pub fn undrain(&mut self, id: &str, now: Now) -> (Option<Commanded>, Effects) {
+        let mut effects = Effects::default();
+        let Some(key) = self.own_key(id) else {
+            return (None, effects);
+        };
+        if self.drains.has(&key) {
+            self.drains.end(&key);
+            self.announce(&key, false, now, &mut effects);
+        }
+        (self.commanded(&key, None), effects)
+    }
+
+    fn own_key(&self, id: &str) -> Option<Key> {
+        self.own.keys().find(|(_, own_id)| own_id == id).cloned()
+    }
+
+    fn commanded(&self, key: &Key, until: Option<Timestamp>) -> Option<Commanded> {
+        let own = self.own.get(key)?;
+        let status = match own.checked {
+            _ if self.drains.has(key) => Status::Draining,
+            true => own.service.status,
+            false => Status::Unknown,
+        };
+        Some(Commanded {
+            name: own.service.name.clone(),
+            hostname: key.0.clone(),
+            status,
+            until,
+        })
+    }
+
+    /// The record of an instance of this host with this ID, once it says what it is to say.
+    pub fn settled_record(&self, id: &str) -> Option<&Arc<Service>> {
+        let key = self.own_key(id)?;
+        let record = self.state.record(&key.0, &key.1);
+        record.filter(|_| !self.drains.in_step(&key))
     }
 
     /// Lets time pass: refreshes what is due, expires what was not refreshed.
@@ -394,6 +477,11 @@ impl Replica {
             ..Effects::default()
         };
         self.end_rivalry(now, &mut effects);
+        let (over, steps) = self.drains.due(now);
+        effects.returned = over.iter().map(|(_, id)| id.clone()).collect();
+        for key in over.iter().chain(&steps) {
+            self.announce(key, false, now, &mut effects);
+        }
         let due: Vec<Key> = self
             .own
             .iter()
@@ -472,6 +560,7 @@ impl Replica {
         changes.retain(|change| !keys.contains(&key_of(&change.service)));
         if let Some(moved) = moved {
             self.alone_since = moved.translate(self.alone_since);
+            self.drains.time_moved(moved);
         }
         if self.last_stamp > now.wall {
             self.echoes_until = self.echoes_until.max(self.last_stamp);
@@ -507,7 +596,8 @@ impl Replica {
         let refreshed = self.own.iter().filter(|(key, _)| self.needs_refresh(key));
         let refresh = refreshed.map(|(_, own)| own.refresh_at).min();
         let rivalry = self.rival.map(|rival| rival.until);
-        [refresh, self.state.next_expiry(), rivalry]
+        let drains = self.drains.next_deadline();
+        [refresh, self.state.next_expiry(), rivalry, drains]
             .into_iter()
             .flatten()
             .min()
@@ -547,14 +637,28 @@ impl Replica {
                 .as_ref()
                 .is_some_and(|held| held.status == Status::Draining)
             {
-                self.draining.insert(key.clone());
+                self.drains.learn(key, now);
             }
         }
+        let was_draining = held
+            .as_ref()
+            .is_some_and(|held| held.status == Status::Draining);
         let status = match (&held, own.checked) {
-            _ if self.draining.contains(key) => Status::Draining,
+            _ if self.drains.has(key) => Status::Draining,
             (_, true) => own.service.status,
-            (Some(held), false) => held.status,
-            (None, false) => Status::Unknown,
+            (Some(held), false) if !was_draining => held.status,
+            (_, false) => Status::Unknown,
+        };
+        let status = match status {
+            Status::Alive if self.drains.in_step(key) => Status::Unknown,
+            Status::Alive if was_draining && self.needs_refresh(key) => {
+                if self.drains.step(key, now) {
+                    Status::Unknown
+                } else {
+                    Status::Alive
+                }
+            }
+            status => status,
         };
         let record = Service {
             status,
@@ -682,6 +786,18 @@ impl Replica {
             self.announce(key, false, now, effects);
             return;
         };
+        let contradicts = record.status == Status::Draining && held.status == Status::Alive;
+        if contradicts
+            && record.updated >= held.updated
+            && self.needs_refresh(key)
+            && self.rival.is_none()
+            && self.drains.step(key, now)
+        {
+            // A Go Sidecar has missed that it came back, and has made that of our last word.
+            self.last_stamp = self.last_stamp.max(record.updated);
+            self.announce(key, false, now, effects);
+            return;
+        }
         if !record.supersedes(&held) {
             return;
         }

@@ -3,11 +3,8 @@
 
 use memberlist::{Keyring, Subnet, wire::LABEL_BYTES_MAX};
 
-use super::{Reader, values::parse_list};
+use super::{HIDDEN, Reader, values::parse_list};
 use crate::gossip_keys::{GossipKeys, parse_key};
-
-/// What is shown instead of a key.
-const HIDDEN: &str = "(hidden)";
 
 /// See the variables of the same names.
 #[derive(Debug, Clone, PartialEq, Eq)]

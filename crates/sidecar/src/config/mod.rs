@@ -3,6 +3,7 @@
 //! [`Config::resolve`] is pure. It reports all problems at once, each naming the setting, its value
 //! and what was expected, before anything is opened or bound.
 
+mod api;
 mod gossip;
 mod haproxy;
 mod print;
@@ -28,11 +29,14 @@ use crate::{
     },
     net::http_client::{check_url, without_credentials},
 };
+pub use api::{ApiConfig, TlsFiles};
 pub use gossip::GossipSecurity;
 pub use haproxy::{HaproxyConfig, HaproxyMode, HaproxyPools};
 use values::{parse_bool, parse_duration, parse_int, parse_list};
 use variables::{NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
 
+/// What is shown instead of a secret.
+const HIDDEN: &str = "(hidden)";
 /// Full-exchange interval that a configured 0 stands for (the original's alive lifespan less 1 s).
 const PUSH_PULL_ZERO: Duration = Duration::from_secs(79);
 /// Packets per round that a configured 0 stands for (the gossip library's default).
@@ -109,6 +113,10 @@ pub struct Config {
     pub gossip_bind: SocketAddr,
     /// `SIDECAR_HTTP_BIND`.
     pub http_bind: SocketAddr,
+    /// `SIDECAR_API_TOKEN` and what goes with it.
+    pub api: ApiConfig,
+    /// `SIDECAR_STATE_DIR`; `None` is none.
+    pub state_dir: Option<PathBuf>,
     /// `SIDECAR_BIND_IP`.
     pub bind_ip: IpAddr,
     /// `SIDECAR_PROXY`.
@@ -214,6 +222,7 @@ impl Config {
         let bind_port = reader.number("SIDECAR_BIND_PORT", 1..=65535);
         let bind_port = u16::try_from(bind_port).unwrap_or_default();
         let gossip_ip = reader.ip("SIDECAR_GOSSIP_BIND_IP");
+        let node_name = reader.node_name(hostname);
         let mut config = Self {
             seeds: reader.list(
                 "SIDECAR_SEEDS",
@@ -221,11 +230,13 @@ impl Config {
                 |text| parse_seed(text, bind_port),
             ),
             cluster_name: reader.cluster_name(),
-            node_name: reader.node_name(hostname),
+            node_name: node_name.clone(),
             advertise_ip: reader.optional_ip("SIDECAR_ADVERTISE_IP"),
             exclude_ips: reader.list("SIDECAR_EXCLUDE_IPS", "IP addresses", |it| it.parse().ok()),
             gossip_bind: SocketAddr::new(gossip_ip, bind_port),
             http_bind: reader.parsed("SIDECAR_HTTP_BIND", "IP:PORT", |text| text.parse().ok()),
+            api: ApiConfig::read(&mut reader, &[hostname, &node_name]),
+            state_dir: reader.state_dir(),
             bind_ip: reader.parsed("SIDECAR_BIND_IP", "an IP address", |text| match text {
                 "" => Some(Ipv4Addr::UNSPECIFIED.into()),
                 text => text.parse().ok(),
@@ -518,6 +529,14 @@ impl<'a> Reader<'a> {
             );
             self.wrong(given_as, &pattern, expected);
             Naming::default()
+        })
+    }
+
+    fn state_dir(&mut self) -> Option<PathBuf> {
+        let expected = "an absolute path of a directory, or nothing";
+        self.parsed("SIDECAR_STATE_DIR", expected, |text| match text {
+            "" => Some(None),
+            text => Some(Some(PathBuf::from(text))).filter(|_| text.starts_with('/')),
         })
     }
 

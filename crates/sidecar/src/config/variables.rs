@@ -122,6 +122,40 @@ pub const VARIABLES: &[Variable] = &[
         "0.0.0.0:7777",
         "Address and port of the HTTP API and page",
     ),
+    variable(
+        "SIDECAR_API_TOKEN",
+        "",
+        "Token with which other hosts may drain and undrain (`Authorization: Bearer`); without one \
+         only this host may",
+    ),
+    variable(
+        "SIDECAR_API_TOKEN_FILE",
+        "",
+        "File with such tokens instead, one a line, read again when it changes",
+    ),
+    variable(
+        "SIDECAR_API_TOKEN_READS",
+        "false",
+        "Other hosts need a token for everything but /health and /ready",
+    ),
+    variable(
+        "SIDECAR_API_HOSTS",
+        "",
+        "Names under which this host's page and /api/v2 are asked for, beside its own and its \
+         addresses, such as sidecar.example.com or *.example.com",
+    ),
+    variable(
+        "SIDECAR_API_TLS_CERT",
+        "",
+        "File with the certificate of the API and those above it, in PEM: then it speaks TLS only. \
+         Read again when it changes",
+    ),
+    variable("SIDECAR_API_TLS_KEY", "", "File with its key, in PEM"),
+    variable(
+        "SIDECAR_STATE_DIR",
+        "/var/lib/sidecar",
+        "Directory for what outlives a restart, which are drains; none when empty",
+    ),
     with_flag(
         with_fallbacks(
             variable(
@@ -345,6 +379,9 @@ pub const VARIABLES: &[Variable] = &[
         "json for JSON lines, anything else for text",
     ),
 ];
+
+/// Variables whose values are shown to nobody, programs that the agent starts included.
+pub const SECRETS: &[&str] = &["SIDECAR_GOSSIP_KEY", "SIDECAR_API_TOKEN"];
 
 /// Variables of the original program that need no action here, and why. They are accepted without
 /// a word so that an existing environment file works as it is.

@@ -120,6 +120,8 @@ impl Lab {
             ("SIDECAR_PROXY", "builtin".to_owned()),
             ("SIDECAR_DISCOVERY", "static".to_owned()),
             ("STATIC_CONFIG_FILE", file.display().to_string()),
+            // The machine's own is for the agent of the machine.
+            ("SIDECAR_STATE_DIR", String::new()),
         ];
         let environment = environment
             .into_iter()

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::orphans::Orphans;
+use crate::config::variables::SECRETS;
 
 /// Most of a program's output that is kept, in bytes; the rest is read and dropped.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
@@ -63,7 +64,8 @@ impl ExternalError {
 }
 
 /// Runs a program until it ends or `limit` is over; exit status 0 is success, with the beginning of
-/// what it wrote. It gets this process's environment and an empty standard input.
+/// what it wrote. It gets this process's environment without its secrets, since what it writes is shown,
+/// and an empty standard input.
 pub(crate) async fn run(
     words: &[String],
     limit: Duration,
@@ -140,6 +142,9 @@ fn start(words: &[String], orphans: &Orphans) -> io::Result<(Group, Output)> {
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
         .stderr(writer);
+    for secret in SECRETS {
+        command.env_remove(secret);
+    }
     let child = command.spawn()?;
     let leader = child.id().and_then(|id| i32::try_from(id).ok());
     let group = Group {

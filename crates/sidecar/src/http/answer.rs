@@ -1,20 +1,17 @@
 //! The answer to each question: status, headers and body, as recorded where there is a recording.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     http::{StatusCode, header, request::Parts},
     response::Response,
 };
 use catalog::{Timestamp, json};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, DrainOutcome, DrainRequest,
+    Api, commands,
     documents::{Kind, Library, OfService},
     reply::{self, Endless, JSON, PLAIN, body, empty, error, moved, open, with},
     servers,
@@ -22,9 +19,6 @@ use super::{
     ui, v2,
     watch::{self, Form},
 };
-
-/// How long the agent may take to accept a command.
-const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 
 /// Paths below this have errors in JSON.
 const V2: &str = "/api/v2/";
@@ -57,7 +51,10 @@ impl Answers {
     pub(super) async fn answer(&self, head: &Parts) -> Response {
         let path = head.uri.path();
         match resolve(&head.method, path) {
-            Ok(target) => self.answer_target(target, head).await,
+            Ok(target) => match self.api.access.refusal(head) {
+                Some(refusal) => refusal,
+                None => self.answer_target(target, head).await,
+            },
             Err(Refusal::NotFound) if path.starts_with(V2) => {
                 let text = format!("there is no {path}; {V2}openapi.json lists what there is");
                 error(StatusCode::NOT_FOUND, &text)
@@ -92,7 +89,11 @@ impl Answers {
             Target::State => self.whole(Kind::State, head).await,
             Target::OneService { name } => open(self.one_service(&name)),
             Target::Watch => self.watch(head.uri.query().unwrap_or_default()),
-            Target::Drain { id } => self.drain(id, head).await,
+            Target::Drain {
+                id,
+                undrain,
+                dialect,
+            } => commands::answer(&self.api, id, undrain, dialect, head).await,
             Target::Preflight => open(empty(StatusCode::OK)),
             Target::UnknownExtension { cross_origin } => {
                 let text = "Not Found - Invalid content type extension";
@@ -153,40 +154,6 @@ impl Answers {
         answer
     }
 
-    async fn drain(&self, id: String, head: &Parts) -> Response {
-        if crosses_origins(head) {
-            let text = "a page of another origin may not change the state";
-            return error(StatusCode::FORBIDDEN, text);
-        }
-        let (reply, outcome) = oneshot::channel();
-        let request = DrainRequest {
-            id: id.clone(),
-            reply,
-        };
-        let exchange = async {
-            self.api.drain.send(request).await.ok()?;
-            outcome.await.ok()
-        };
-        match tokio::time::timeout(COMMAND_WITHIN, exchange).await {
-            Ok(Some(DrainOutcome::Draining { name })) => {
-                let text = format!("Service \"{name}\" instance \"{id}\" set to DRAINING");
-                let mut document = String::from("{\"Message\":");
-                json::write_text(&mut document, &text);
-                document.push('}');
-                body(StatusCode::ACCEPTED, JSON, json::indent(&document))
-            }
-            Ok(Some(DrainOutcome::NotHere)) => {
-                let text = format!("Not Found - Service ID \"{id}\" not found");
-                error(StatusCode::NOT_FOUND, &text)
-            }
-            Ok(None) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
-            Err(_) => {
-                let text = format!("the agent did not answer within {COMMAND_WITHIN:?}");
-                error(StatusCode::SERVICE_UNAVAILABLE, &text)
-            }
-        }
-    }
-
     fn ready(&self) -> Response {
         let awaited = self.api.ready.borrow().clone();
         if awaited.is_empty() {
@@ -211,26 +178,6 @@ impl Answers {
             header::CONNECTION,
             "close",
         )
-    }
-}
-
-/// Whether a browser sends this on behalf of a page that did not come from here. Programs send no
-/// `Origin`; what they may do is not decided by it.
-fn crosses_origins(head: &Parts) -> bool {
-    let Some(origin) = head.headers.get(header::ORIGIN) else {
-        return false;
-    };
-    let host = head
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let authority = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"));
-    match (authority, host) {
-        (Some((_, authority)), Some(host)) => !authority.eq_ignore_ascii_case(host),
-        _ => true,
     }
 }
 

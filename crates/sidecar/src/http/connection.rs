@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{answer::Answers, reply::Endless};
+use super::{access::Caller, answer::Answers, reply::Endless};
 
 /// How long a request head may take, and how long a connection may idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// connections; it gives it back when its answer has no end, since it then has one among the watchers.
 pub(super) async fn serve<S>(
     stream: S,
+    caller: Option<Caller>,
     answers: Arc<Answers>,
     slot: Option<OwnedSemaphorePermit>,
     shutdown: CancellationToken,
@@ -47,7 +48,10 @@ pub(super) async fn serve<S>(
     let service = service_fn(move |request: Request<Incoming>| {
         let answers = answers.clone();
         async move {
-            let (head, body) = request.into_parts();
+            let (mut head, body) = request.into_parts();
+            if let Some(caller) = caller {
+                head.extensions.insert(caller);
+            }
             let announced = body.size_hint().lower();
             let answer = if announced > BODY_BYTES_MAX {
                 Answers::too_large(announced, BODY_BYTES_MAX)

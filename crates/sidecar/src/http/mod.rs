@@ -1,8 +1,8 @@
-//! The HTTP API: what programs and people read from an agent, and the one command they can give it.
+//! The HTTP API: what programs and people read from an agent, and the commands they can give it.
 //!
 //! Every answer is made from the newest immutable snapshot and written without any lock, so that a
 //! slow reader costs nobody anything. Nothing here decides: routes come from [`crate::routes`],
-//! records from the catalog, and a drain is handed to the agent. Paths, bodies and headers follow
+//! records from the catalog, and commands are handed to the agent. Paths, bodies and headers follow
 //! the recorded answers of Go Sidecar, whose clients are served unchanged; `/metrics`, `/health`,
 //! `/ready` and `/api/v2/` are ours.
 //!
@@ -13,8 +13,12 @@
 //! - `watch`: the endless answer of the original
 //! - `limits`: how many may come at a time
 //! - `connection`: limits and deadlines of one connection
+//! - `access`: who may ask what; `tls`: encryption of connections
+//! - `commands`: drain and undrain
 
+mod access;
 mod answer;
+mod commands;
 mod connection;
 mod documents;
 mod limits;
@@ -23,6 +27,7 @@ mod reply;
 pub(crate) mod routes_document;
 mod servers;
 mod target;
+mod tls;
 mod ui;
 mod v2;
 mod watch;
@@ -36,14 +41,18 @@ use catalog::Snapshot;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot, watch as channel},
+    sync::{Semaphore, mpsc, watch as channel},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{local_view::LocalView, proxy::builtin::PlaneStatus, routes::Routes};
+pub use access::Access;
+use access::Caller;
 use answer::Answers;
+pub use commands::{DrainOrder, DrainOutcome, DrainRequest};
 use limits::Limits;
+pub use tls::{Follower, Tls};
 pub use v2::{CHANGES_MAX, Hosts, Journal};
 
 /// How long open connections may take to finish once the agent stops.
@@ -66,8 +75,14 @@ pub struct Api {
     pub plane: channel::Receiver<Arc<PlaneStatus>>,
     /// What this host sees of itself.
     pub local: Arc<LocalView>,
-    /// Takes drain commands.
+    /// Takes commands to drain and undrain.
     pub drain: mpsc::Sender<DrainRequest>,
+    /// The newest state of the drains that is on disk.
+    pub drains_written: channel::Receiver<u64>,
+    /// Who may ask what.
+    pub access: Arc<Access>,
+    /// Where connections are to be encrypted.
+    pub tls: Option<Tls>,
     /// The agent's metrics as Prometheus text; called once per scrape, must not block.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Names of the parts that are still awaited; empty means ready.
@@ -99,30 +114,10 @@ impl fmt::Debug for Api {
     }
 }
 
-/// The command to drain one instance of this host.
-#[derive(Debug)]
-pub struct DrainRequest {
-    /// ID of the instance.
-    pub id: String,
-    /// Takes the outcome.
-    pub reply: oneshot::Sender<DrainOutcome>,
-}
-
-/// What became of a [`DrainRequest`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DrainOutcome {
-    /// It drains now, or did already.
-    Draining {
-        /// Name of its service.
-        name: String,
-    },
-    /// No instance of this host has the ID.
-    NotHere,
-}
-
 /// Answers requests on `listener` until `shutdown`, then lets open connections finish for 5 s.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
     let limits = Limits::of_this_process();
+    let tls = api.tls.clone();
     let answers = Arc::new(Answers::new(api, limits.watchers, shutdown.clone()));
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -147,8 +142,22 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken)
         if let Err(error) = tune(&stream) {
             tracing::debug!(%error, "cannot set options of an API connection");
         }
-        let (answers, shutdown) = (answers.clone(), shutdown.clone());
-        connections.spawn(connection::serve(stream, answers, slot, shutdown));
+        let caller = match (stream.peer_addr(), stream.local_addr()) {
+            (Ok(peer), Ok(local)) => Some(Caller { peer, local }),
+            // It is gone already, or counts as somebody from elsewhere.
+            _ => None,
+        };
+        let (answers, shutdown, tls) = (answers.clone(), shutdown.clone(), tls.clone());
+        connections.spawn(async move {
+            match tls {
+                None => connection::serve(stream, caller, answers, slot, shutdown).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.accept(stream).await {
+                        connection::serve(stream, caller, answers, slot, shutdown).await;
+                    }
+                }
+            }
+        });
     }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };

@@ -3,7 +3,10 @@
 
 use axum::http::Method;
 
-use super::v2::{self, Question};
+use super::{
+    commands::Dialect,
+    v2::{self, Question},
+};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +30,14 @@ pub(super) enum Target {
     State,
     /// A document now and after each change.
     Watch,
-    /// Drain an instance of this host.
+    /// Take an instance of this host out of traffic, or back.
     Drain {
         /// Its ID.
         id: String,
+        /// Whether it comes back.
+        undrain: bool,
+        /// How it is told and answered.
+        dialect: Dialect,
     },
     /// A browser asks what it may do.
     Preflight,
@@ -80,13 +87,17 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         ["metrics"] => read(Target::Metrics),
         ["health"] => read(Target::Health),
         ["ready"] => read(Target::Ready),
+        ["api", "services", id, order @ ("drain" | "undrain")] => {
+            command(method, id, order, Dialect::Old)
+        }
+        ["api", "v2", "instances", id, order @ ("drain" | "undrain")]
+            if *method == Method::POST =>
+        {
+            command(method, id, order, Dialect::V2)
+        }
         ["api", "v2", rest @ ..] if !rest.is_empty() => {
             let question = v2::question(rest, decoded).ok_or(Refusal::NotFound)?;
             read(Target::V2(question))
-        }
-        ["api", "services", id, "drain"] => {
-            let id = decoded(id).ok_or(Refusal::NotFound)?;
-            allowed(&[Method::POST], method, Target::Drain { id })
         }
         ["api", "services", file] => get(one_service(file).ok_or(Refusal::NotFound)?),
         ["api", file] if !file.is_empty() => match (method, document(file)) {
@@ -97,6 +108,15 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         [file] => get(document(file).ok_or(Refusal::NotFound)?),
         _ => Err(Refusal::NotFound),
     }
+}
+
+fn command(method: &Method, id: &str, order: &str, dialect: Dialect) -> Result<Target, Refusal> {
+    let target = Target::Drain {
+        id: decoded(id).ok_or(Refusal::NotFound)?,
+        undrain: order == "undrain",
+        dialect,
+    };
+    allowed(&[Method::POST], method, target)
 }
 
 fn allowed(methods: &[Method], method: &Method, target: Target) -> Result<Target, Refusal> {
@@ -281,8 +301,19 @@ mod tests {
             Ok(Target::Preflight)
         );
         assert_eq!(resolve(&Method::HEAD, "/health"), Ok(Target::Health));
-        let drain = Target::Drain { id: "0f".into() };
-        assert_eq!(resolve(&Method::POST, "/api/services/0f/drain"), Ok(drain));
+        for (path, undrain, dialect) in [
+            ("/api/services/0f/drain", false, Dialect::Old),
+            ("/api/services/0f/undrain", true, Dialect::Old),
+            ("/api/v2/instances/0f/drain", false, Dialect::V2),
+            ("/api/v2/instances/0%66/undrain", true, Dialect::V2),
+        ] {
+            let drain = Target::Drain {
+                id: "0f".into(),
+                undrain,
+                dialect,
+            };
+            assert_eq!(resolve(&Method::POST, path), Ok(drain), "{path}");
+        }
     }
 
     #[test]

@@ -172,6 +172,9 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
         plane: plane_seen,
         local: local.clone(),
         drain,
+        drains_written: channel::channel(u64::MAX).1,
+        access: Arc::new(Access::new(None, false, vec!["web-01".to_owned()])),
+        tls: None,
         metrics: Arc::new(|| "sidecar_up 1\n".to_owned()),
         ready: ready_seen,
         journal: journal.clone(),
@@ -209,7 +212,13 @@ fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    request.body(()).unwrap().into_parts().0
+    let mut head = request.body(()).unwrap().into_parts().0;
+    let here = (std::net::Ipv4Addr::LOCALHOST, 7777).into();
+    head.extensions.insert(Caller {
+        peer: here,
+        local: here,
+    });
+    head
 }
 
 /// A running server.

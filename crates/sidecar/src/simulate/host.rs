@@ -205,6 +205,8 @@ impl Host {
                     requests.extend(member.map(|member| exchange(member.addr, false)));
                 }
                 Action::CatchUp(None) => node.exchange_with_any(),
+                // Nobody gives commands here.
+                Action::Keep(_) | Action::Applied { .. } => {}
                 Action::Changed(change) => {
                     let at = now.saturating_duration_since(self.clock.start);
                     let mut watch = self.watch.borrow_mut();

@@ -369,3 +369,157 @@ fn who_hears_of_many_newcomers_exchanges_states_until_both_sides_know_the_same_o
     replied(&mut core, Members::Differ, 130);
     assert_eq!(caught_up(&mut core, 140), 0, "one who came or went since");
 }
+
+fn status_at(lab: &Lab, seen_by: usize, id: &str) -> Status {
+    let snapshot = lab.hosts[seen_by].core.snapshot();
+    snapshot.service("h0", id).expect("known").status
+}
+
+/// The outcome of an inquiry of the first host, once there is one.
+fn outcome(lab: &Lab) -> Option<Applied> {
+    let applied = lab.hosts[0].applied.last();
+    applied.map(|(_, applied)| applied.clone())
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_drain_is_confirmed_by_all_once_their_routes_follow() {
+    let mut lab = joined(&[0; 4]);
+    lab.run(5 * SECOND);
+    // This one knows, but its routes are not made yet.
+    lab.hosts[3].routes = false;
+    lab.command(0, |core, now| {
+        core.drain("s", None, now).expect("here");
+        core.inquire("s", 30 * SECOND, now)
+    });
+    lab.run(SECOND);
+    assert_eq!(status_at(&lab, 3, "s"), Status::Draining);
+    assert_eq!(outcome(&lab), None);
+    lab.hosts[3].routes = true;
+    lab.run(SECOND);
+    let applied = outcome(&lab).expect("all have answered");
+    assert_eq!(applied.confirmed, names(&["h0", "h1", "h2", "h3"]));
+    assert!(applied.unconfirmed.is_empty() && applied.not_asked.is_empty());
+    let kept = lab.hosts[0].kept.as_ref().map(Vec::len);
+    assert_eq!(kept, Some(1));
+
+    lab.command(0, |core, now| {
+        core.undrain("s", now).expect("here");
+        core.inquire("s", 30 * SECOND, now)
+    });
+    lab.run(SECOND);
+    let number = lab.hosts[0].applied.len();
+    assert_eq!(number, 2, "each inquiry has one outcome");
+    for host in 0..4 {
+        assert_eq!(status_at(&lab, host, "s"), Status::Alive);
+    }
+    assert_eq!(lab.hosts[0].kept.as_ref().map(Vec::len), Some(0));
+}
+
+#[test]
+fn who_does_not_answer_is_named_and_who_is_buried_not_waited_for() {
+    let mut lab = joined(&[0; 4]);
+    lab.run(5 * SECOND);
+    lab.sleep(2, Sleep::Stopped);
+    lab.hosts[3].cut_off = true;
+    let ask = |lab: &mut Lab| {
+        lab.command(0, |core, now| {
+            core.drain("s", None, now).expect("here");
+            core.inquire("s", 10 * SECOND, now)
+        });
+    };
+    ask(&mut lab);
+    lab.run(9 * SECOND);
+    assert_eq!(outcome(&lab), None);
+    lab.run(2 * SECOND);
+    let applied = outcome(&lab).expect("the time is over");
+    assert_eq!(applied.confirmed, names(&["h0", "h1"]));
+    assert_eq!(applied.unconfirmed, names(&["h2", "h3"]));
+
+    ask(&mut lab);
+    lab.run(SECOND);
+    lab.bury(2);
+    lab.bury(3);
+    lab.run(SECOND);
+    assert_eq!(lab.hosts[0].applied.len(), 2, "nobody is left to wait for");
+    assert_eq!(outcome(&lab), Some(applied));
+}
+
+/// The question brings the record along, and is repeated.
+#[test]
+fn a_host_that_has_missed_the_news_confirms_all_the_same() {
+    let mut lab = joined(&[0; 3]);
+    lab.run(5 * SECOND);
+    lab.hosts[2].cut_off = true;
+    lab.command(0, |core, now| core.drain("s", None, now).expect("here"));
+    lab.run(SECOND);
+    assert_eq!(status_at(&lab, 2, "s"), Status::Alive);
+    lab.command(0, |core, now| core.inquire("s", 10 * SECOND, now));
+    lab.run(SECOND);
+    lab.hosts[2].cut_off = false;
+    lab.run(3 * SECOND);
+    let applied = outcome(&lab).expect("asked again");
+    assert_eq!(applied.confirmed, names(&["h0", "h1", "h2"]));
+    assert_eq!(status_at(&lab, 2, "s"), Status::Draining);
+}
+
+#[test]
+fn go_sidecars_are_not_asked_and_an_instance_returns_to_them_in_two_steps() {
+    let mut lab = joined(&[0; 2]);
+    lab.run(5 * SECOND);
+    let go = |name: &str, meta: &'static [u8]| {
+        Event::Joined(memberlist::Member {
+            name: name.to_owned(),
+            addr: "10.0.0.9:7946".parse().expect("an address"),
+            meta: meta.into(),
+            incarnation: 1,
+            state: memberlist::NodeState::Alive,
+            versions: memberlist::Versions::OURS,
+        })
+    };
+    for host in 0..2 {
+        lab.command(host, |core, now| {
+            core.gossip(
+                go("go", b"{\"ClusterName\":\"c\",\"State\":\"Running\"}"),
+                now,
+            );
+            core.gossip(go("serf", b"\xff\x81\xa4role\xa3web"), now);
+        });
+    }
+    lab.command(0, |core, now| core.drain("s", None, now).expect("here"));
+    lab.run(SECOND);
+    lab.command(0, |core, now| {
+        core.undrain("s", now).expect("here");
+        core.inquire("s", 10 * SECOND, now)
+    });
+    lab.run(SECOND / 2);
+    assert_eq!(status_at(&lab, 1, "s"), Status::Unknown);
+    assert_eq!(outcome(&lab), None, "it is not what it is to be yet");
+    lab.run(SECOND);
+    assert_eq!(status_at(&lab, 1, "s"), Status::Alive);
+    let applied = outcome(&lab).expect("all have answered");
+    assert_eq!(applied.confirmed, names(&["h0", "h1"]));
+    assert_eq!(applied.not_asked, names(&["go", "serf"]));
+}
+
+#[test]
+fn a_drain_ends_by_itself_everywhere() {
+    let mut lab = joined(&[0; 3]);
+    lab.run(5 * SECOND);
+    lab.command(0, |core, now| {
+        let done = core.drain("s", Some(30 * SECOND), now).expect("here");
+        assert!(done.until.is_some());
+    });
+    lab.run(29 * SECOND);
+    for host in 0..3 {
+        assert_eq!(status_at(&lab, host, "s"), Status::Draining);
+    }
+    lab.run(2 * SECOND);
+    for host in 0..3 {
+        assert_eq!(status_at(&lab, host, "s"), Status::Alive);
+    }
+    assert_eq!(lab.hosts[0].kept.as_ref().map(Vec::len), Some(0));
+}

@@ -304,8 +304,8 @@ fn a_name_that_is_no_members_is_refreshed() {
 fn draining_outlives_good_and_bad_checks() {
     let mut replica = settled();
     replica.local(present("1", Status::Alive, true), now(101));
-    let (name, effects) = replica.drain("1", now(102));
-    assert_eq!(name.as_deref(), Some("web"));
+    let (done, effects) = replica.drain("1", None, now(102));
+    assert_eq!(done.map(|done| done.name).as_deref(), Some("web"));
     assert_eq!(effects.broadcasts[0].status, Status::Draining);
     for status in [Status::Unhealthy, Status::Alive] {
         assert!(
@@ -316,7 +316,7 @@ fn draining_outlives_good_and_bad_checks() {
         );
     }
     assert_eq!(shown(&replica, "me", "1"), Some(Status::Draining));
-    assert_eq!(replica.drain("nope", now(104)).0, None);
+    assert_eq!(replica.drain("nope", None, now(104)).0, None);
     replica.local(LocalUpdate::Gone { id: "1".into() }, now(105));
     assert_eq!(shown(&replica, "me", "1"), Some(Status::Tombstone));
 }
@@ -349,4 +349,167 @@ fn stamps_from_far_in_the_future_are_refused_even_about_own_instances() {
     replica.local(present("1", Status::Alive, true), now(101));
     let effects = replica.remote(service("me", "1", 10_000, Status::Tombstone), now(102));
     assert_eq!((effects.rejected.len(), effects.broadcasts.len()), (1, 0));
+}
+
+#[test]
+fn a_drain_ends_at_its_time_or_when_it_is_taken_back() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    let (done, _) = replica.drain("1", Some(Duration::from_secs(600)), now(102));
+    assert_eq!(done.unwrap().until, Some(now(702).wall));
+    assert!(replica.tick(now(701)).broadcasts.is_empty());
+    let effects = replica.tick(now(702));
+    assert_eq!(effects.broadcasts[0].status, Status::Alive);
+    assert_eq!(effects.returned, ["1"]);
+
+    // Without a time it is without end, whatever was said before.
+    replica.drain("1", Some(Duration::from_secs(60)), now(710));
+    replica.drain("1", None, now(711));
+    replica.tick(now(2000));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Draining));
+    // What it is afterwards its check says.
+    replica.local(present("1", Status::Unhealthy, true), now(2001));
+    let (done, effects) = replica.undrain("1", now(2002));
+    assert_eq!(done.unwrap().status, Status::Unhealthy);
+    assert_eq!(effects.broadcasts[0].status, Status::Unhealthy);
+    // Once more changes nothing.
+    let (done, effects) = replica.undrain("1", now(2003));
+    assert!(done.is_some() && effects.broadcasts.is_empty());
+    assert_eq!(replica.undrain("nope", now(2003)).0, None);
+}
+
+#[test]
+fn a_drain_does_not_outlive_its_instance() {
+    let mut replica = settled();
+    replica.local(present("1", Status::Alive, true), now(101));
+    replica.drain("1", None, now(102));
+    let (before, kept) = replica.drains();
+    assert_eq!(kept.len(), 1);
+    replica.local(LocalUpdate::Gone { id: "1".into() }, now(103));
+    let (after, kept) = replica.drains();
+    assert!(kept.is_empty() && before != after);
+    replica.local(present("1", Status::Alive, true), now(104));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Alive));
+}
+
+/// An agent alone has nobody to ask what the agent before it was told.
+#[test]
+fn a_kept_drain_is_in_force_before_the_instance_is_announced() {
+    let mut first = settled();
+    for id in ["1", "2"] {
+        first.local(present(id, Status::Alive, true), now(101));
+    }
+    first.drain("1", None, now(102));
+    first.drain("2", Some(Duration::from_secs(60)), now(102));
+    let kept = first.drains().1;
+
+    let mut second =
+        Replica::new("me", "c", [SourceName::Static], now(170)).with_drains(Some(kept), now(170));
+    second.tick(now(170));
+    for id in ["1", "2"] {
+        // The cluster may still take the second for draining; its time was over meanwhile.
+        second.remote(service("me", id, 102, Status::Draining), now(170));
+        second.local(present(id, Status::Unknown, false), now(171));
+    }
+    second.joined(now(171));
+    assert_eq!(shown(&second, "me", "1"), Some(Status::Draining));
+    assert_eq!(shown(&second, "me", "2"), Some(Status::Unknown));
+    for id in ["1", "2"] {
+        second.local(present(id, Status::Alive, true), now(172));
+    }
+    assert_eq!(shown(&second, "me", "1"), Some(Status::Draining));
+    assert_eq!(shown(&second, "me", "2"), Some(Status::Alive));
+}
+
+#[test]
+fn a_drain_that_nobody_kept_is_learned_from_the_cluster() {
+    let mut replica = Replica::new("me", "c", [SourceName::Static], now(170));
+    replica.local(present("1", Status::Unknown, false), now(170));
+    replica.remote(service("me", "1", 102, Status::Draining), now(170));
+    replica.joined(now(171));
+    replica.local(present("1", Status::Alive, true), now(172));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Draining));
+    assert_eq!(replica.drains().1.len(), 1, "it is kept from now on");
+    replica.undrain("1", now(173));
+    assert_eq!(shown(&replica, "me", "1"), Some(Status::Alive));
+}
+
+/// What Go Sidecar makes of a record: whoever drains and is alive drains on.
+struct GoPeer(Option<Service>);
+
+impl GoPeer {
+    fn hear(&mut self, news: &Service) -> Service {
+        let mut record = news.clone();
+        if let Some(held) = &self.0 {
+            if record.updated <= held.updated {
+                return held.clone();
+            }
+            if held.status == Status::Draining && record.status == Status::Alive {
+                record.status = Status::Draining;
+            }
+        }
+        self.0.insert(record).clone()
+    }
+}
+
+#[test]
+fn go_sidecars_let_an_instance_return_in_two_steps() {
+    let mut replica = settled();
+    let mut go = GoPeer(None);
+    replica.member_up("go", Kind::Go, now(100));
+    replica.local(present("1", Status::Alive, true), now(101));
+    let (_, effects) = replica.drain("1", None, now(102));
+    go.hear(&effects.broadcasts[0]);
+    let (done, effects) = replica.undrain("1", now(103));
+    assert_eq!(done.unwrap().status, Status::Alive, "what it will be");
+    assert_eq!(effects.broadcasts[0].status, Status::Unknown);
+    assert_eq!(replica.settled_record("1"), None);
+    go.hear(&effects.broadcasts[0]);
+    // A check in between changes nothing.
+    let checked = replica.local(present("1", Status::Alive, true), now(103));
+    assert!(checked.broadcasts.is_empty());
+    let effects = replica.tick(now(104));
+    assert_eq!(effects.broadcasts[0].status, Status::Alive);
+    assert_eq!(go.hear(&effects.broadcasts[0]).status, Status::Alive);
+    assert!(replica.settled_record("1").is_some());
+}
+
+#[test]
+fn a_go_sidecar_that_has_missed_a_step_is_told_again() {
+    let mut replica = settled();
+    let mut go = GoPeer(None);
+    replica.member_up("go", Kind::Go, now(100));
+    replica.local(present("1", Status::Alive, true), now(101));
+    let (_, effects) = replica.drain("1", None, now(102));
+    go.hear(&effects.broadcasts[0]);
+    replica.undrain("1", now(103));
+    let effects = replica.tick(now(104));
+    let echo = go.hear(&effects.broadcasts[0]);
+    assert_eq!(echo.status, Status::Draining);
+    // It passes that on, with our own stamp.
+    let effects = replica.remote(echo.clone(), now(104));
+    assert_eq!(effects.broadcasts[0].status, Status::Unknown);
+    assert!(effects.foreign.is_empty());
+    go.hear(&effects.broadcasts[0]);
+    // An echo from before does not begin anew.
+    assert!(replica.remote(echo, now(105)).broadcasts.is_empty());
+    let effects = replica.tick(now(106));
+    assert_eq!(go.hear(&effects.broadcasts[0]).status, Status::Alive);
+}
+
+/// Among our own agents one step is enough: nobody has to see it as unknown.
+#[test]
+fn agents_of_ours_let_an_instance_return_at_once() {
+    let mut replica = settled();
+    replica.member_up("peer", Kind::Ours, now(100));
+    replica.local(present("1", Status::Alive, true), now(101));
+    let (_, drained) = replica.drain("1", None, now(102));
+    let (_, returned) = replica.undrain("1", now(103));
+    assert_eq!(returned.broadcasts.len(), 1);
+    let mut peer = Replica::new("peer", "c", [], now(100));
+    peer.member_up("me", Kind::Ours, now(100));
+    peer.remote(drained.broadcasts[0].record.clone(), now(102));
+    assert_eq!(shown(&peer, "me", "1"), Some(Status::Draining));
+    peer.remote(returned.broadcasts[0].record.clone(), now(103));
+    assert_eq!(shown(&peer, "me", "1"), Some(Status::Alive));
 }

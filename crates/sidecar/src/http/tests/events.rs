@@ -262,6 +262,7 @@ async fn a_stalled_listener_stops_nobody_and_is_cut() {
     let (mut stalled, stream) = tokio::io::duplex(64);
     let task = tokio::spawn(connection::serve(
         stream,
+        None,
         answers.clone(),
         None,
         CancellationToken::new(),
@@ -297,12 +298,13 @@ async fn who_listens_takes_no_place_of_others() {
         let (mut client, stream) = tokio::io::duplex(1 << 16);
         tokio::spawn(connection::serve(
             stream,
+            None,
             answers.clone(),
             slot,
             CancellationToken::new(),
         ));
         client
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())
             .await
             .unwrap();
         client.read_u8().await.unwrap();

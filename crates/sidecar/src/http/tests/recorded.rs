@@ -6,6 +6,19 @@ use catalog::ProxyMode;
 use super::*;
 use crate::routes::{Endpoint, Exclusion, ExclusionReason, Route};
 
+fn drained(name: &str) -> DrainOutcome {
+    DrainOutcome::Done {
+        done: crate::cluster::replica::Commanded {
+            name: name.to_owned(),
+            hostname: "web-01".to_owned(),
+            status: Status::Draining,
+            until: None,
+        },
+        kept: 1,
+        applied: None,
+    }
+}
+
 /// Headers that differ for good reasons: the time, and how the length is said.
 fn comparable(headers: &[String]) -> Vec<String> {
     let mut headers: Vec<String> = headers
@@ -59,11 +72,9 @@ async fn answers_are_as_recorded() {
         let mut server = Server::start(snapshot).await;
         let mut drains = std::mem::replace(&mut server.agent.drains, mpsc::channel(1).1);
         tokio::spawn(async move {
-            while let Some(DrainRequest { id, reply }) = drains.recv().await {
+            while let Some(DrainRequest { id, reply, .. }) = drains.recv().await {
                 let outcome = match id.as_str() {
-                    "3d7e1fd28a07" => DrainOutcome::Draining {
-                        name: "frontend".into(),
-                    },
+                    "3d7e1fd28a07" => drained("frontend"),
                     _ => DrainOutcome::NotHere,
                 };
                 reply.send(outcome).unwrap();
@@ -152,8 +163,8 @@ async fn a_page_of_another_origin_may_not_drain() {
     for headers in [vec![host], vec![host, ("origin", "http://WEB-01:7777")]] {
         let request = head("POST", path, &headers);
         let (answer, ()) = tokio::join!(answers.answer(&request), async {
-            let DrainRequest { id, reply } = agent.drains.recv().await.unwrap();
-            reply.send(DrainOutcome::Draining { name: id }).unwrap();
+            let DrainRequest { id, reply, .. } = agent.drains.recv().await.unwrap();
+            reply.send(drained(&id)).unwrap();
         });
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
     }

@@ -161,6 +161,7 @@ fn connection(answers: &Arc<Answers>, buffer: usize) -> (DuplexStream, JoinHandl
     let (client, stream) = tokio::io::duplex(buffer);
     let task = tokio::spawn(connection::serve(
         stream,
+        None,
         answers.clone(),
         None,
         CancellationToken::new(),
