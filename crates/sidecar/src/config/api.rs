@@ -37,12 +37,11 @@ impl ApiConfig {
             reader.wrong("SIDECAR_API_TOKEN_READS".to_owned(), "true", expected);
         }
         let mut names = vec!["localhost".to_owned()];
-        for name in own_names {
-            // Found in the local network without a server (mDNS).
-            names.extend([
-                name.to_lowercase(),
-                format!("{}.local", name.to_lowercase()),
-            ]);
+        for name in own_names.iter().map(|name| name.to_lowercase()) {
+            if !names.contains(&name) {
+                // The second is found in the local network without a server (mDNS).
+                names.extend([name.clone(), format!("{name}.local")]);
+            }
         }
         let expected = "names without ports such as sidecar.example.com, or *.example.com";
         names.extend(reader.list("SIDECAR_API_HOSTS", expected, parse_name));

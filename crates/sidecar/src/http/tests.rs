@@ -1,6 +1,7 @@
 //! The API as its clients see it: a real server on a loopback port against recorded answers, and one
 //! connection at a time on virtual clocks for what takes time.
 
+mod commanding;
 mod described;
 mod events;
 mod recorded;

@@ -268,7 +268,7 @@ async fn a_stalled_listener_stops_nobody_and_is_cut() {
         CancellationToken::new(),
     ));
     stalled
-        .write_all(b"GET /api/v2/events HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /api/v2/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         .await
         .unwrap();
     let mut quick = listen(&answers, "?topics=changes", &[]).await;
