@@ -72,7 +72,7 @@ impl Answers {
     async fn answer_target(&self, target: Target, head: &Parts) -> Response {
         match target {
             Target::Home => home(),
-            Target::Ui => page(head),
+            Target::Ui { file } => page(file, head),
             Target::UiByName => moved("./"),
             Target::Servers => {
                 let now = Timestamp::from(SystemTime::now());
@@ -228,8 +228,9 @@ fn home() -> Response {
     with(answer, header::LOCATION, "/ui/")
 }
 
-fn page(head: &Parts) -> Response {
-    let tag = ui::TAG.as_str();
+fn page(name: &str, head: &Parts) -> Response {
+    let file = ui::file(name).unwrap_or_else(|| ui::page());
+    let tag = file.tag();
     let known = head.headers.get_all(header::IF_NONE_MATCH).iter();
     let known = known
         .filter_map(|value| value.to_str().ok())
@@ -240,12 +241,12 @@ fn page(head: &Parts) -> Response {
     {
         empty(StatusCode::NOT_MODIFIED)
     } else {
-        let answer = body(StatusCode::OK, "text/html; charset=utf-8", ui::PAGE);
+        let answer = body(StatusCode::OK, file.kind, file.text);
         let answer = with(answer, header::CONTENT_SECURITY_POLICY, ui::POLICY);
         with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
     };
     with(
-        with(answer, header::ETAG, tag),
+        with(answer, header::ETAG, &tag),
         header::CACHE_CONTROL,
         "no-cache",
     )
