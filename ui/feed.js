@@ -64,7 +64,6 @@ export class Feed {
   since = Date.now();
   retryAt = 0;
   trouble = "";
-  // How the stream ended when the agent answers all the same.
   epoch = "";
   lastId = "";
   attempt = 0;
@@ -72,6 +71,7 @@ export class Feed {
   // Changes that came while the documents they belong to were still on their way.
   early = null;
   loading = 0;
+  greeted = false;
 
   constructor(store, traffic, changed) {
     this.store = store;
@@ -127,11 +127,16 @@ export class Feed {
     const on = (name, take) => stream.addEventListener(name, event => {
       if (stream !== this.stream) return;
       if (event.lastEventId) this.lastId = event.lastEventId;
-      take(event.data ? JSON.parse(event.data) : null);
+      const greeted = this.greeted;
+      this.greeted = name === "hello";
+      take(event.data ? JSON.parse(event.data) : null, greeted);
       this.changed();
     });
     on("hello", hello => this.hello(hello));
-    on("reset", () => this.load());
+    // Right behind a hello of another agent it says what is known by then.
+    on("reset", (_, greeted) => {
+      if (!greeted || !this.early) this.load();
+    });
     on("change", change => this.take(change));
     on("hosts", hosts => {
       this.store.setHosts(hosts.hosts || hosts);

@@ -74,6 +74,9 @@ pub struct Change {
     pub previous: Status,
     /// The state's `LastChanged` at the change.
     pub time: Timestamp,
+    /// Whether this host concluded it, from the coming or going of another host or from the passing of
+    /// time, rather than read it in a record that came: the record's stamp does not tell when it happened.
+    pub derived: bool,
 }
 
 /// What a record did to the state.
@@ -192,7 +195,10 @@ impl State {
         let mut changes = self.edit(&name, (presence, presence), updated, |edit| {
             edit.put(record, false, now.monotonic);
         });
-        Ok(Applied::New(changes.pop()))
+        Ok(Applied::New(changes.pop().map(|change| Change {
+            derived: false,
+            ..change
+        })))
     }
 
     /// A member is there (joined, returned, or changed its ways): its records read as they are
@@ -377,6 +383,7 @@ impl State {
             service,
             previous,
             time,
+            derived: true,
         });
         changes.collect()
     }

@@ -231,6 +231,7 @@ fn what_a_listener_is_sent_comes_out_as_recorded() {
         service: Arc::new(json::decode_service(event["Service"].to_string().as_bytes()).unwrap()),
         previous: Status::from_wire(event["PreviousStatus"].as_i64().unwrap()),
         time: time(&event["Time"]),
+        derived: false,
     };
     let records = records_of_state(&document["State"].to_string());
     let snapshot = stamped(merged(records), &document["State"]);

@@ -32,7 +32,7 @@ use crate::{
     discovery::{self, SourceName},
     gossip_keys::{self, GossipKeys},
     health::{self, HealthConfig},
-    http::{self, Api},
+    http::{self, Api, Hosts, Journal},
     listeners::{self, Dispatcher, Listeners},
     local_view::LocalView,
     metrics::Metrics,
@@ -43,6 +43,7 @@ use crate::{
         resolver::Resolver,
     },
     opening::{self, Progress},
+    proxy::builtin::PlaneStatus,
     routes::{Router, Routes},
     signals::{Signals, Stop},
 };
@@ -216,7 +217,8 @@ impl Agent {
             registry::now(),
         );
         let core = Core::new(replica, counters.clone(), rand::random());
-        let (changes, _) = broadcast::channel(listeners::CHANGES_MAX);
+        // As many as are kept: they may all come at once, when this host joins a cluster.
+        let (changes, news) = broadcast::channel(http::CHANGES_MAX);
         let registry = Registry::new(
             core,
             gossip.clone(),
@@ -237,7 +239,9 @@ impl Agent {
 
         let (open, ready) = self.start_opening(progress_seen);
         let routes = self.start_routes(snapshot.clone(), open);
-        let plane = self.start_proxy(snapshot.clone(), routes.clone()).await;
+        let (plane, proxy) = self.start_proxy(snapshot.clone(), routes.clone()).await;
+        let (journal, hosts) = self.start_journal(&gossip, news, snapshot.clone(), plane.clone());
+        let encrypted = gossip.clone();
         let metrics = Metrics {
             snapshot: snapshot.clone(),
             gossip: gossip.clone(),
@@ -253,6 +257,10 @@ impl Agent {
             drain,
             metrics: Arc::new(move || metrics.render()),
             ready,
+            journal,
+            hosts,
+            proxy,
+            encrypted: Arc::new(move || !encrypted.keys().is_empty()),
         });
         self.start_join(gossip.clone(), commands.clone());
         Ok((gossip, commands))
@@ -417,6 +425,22 @@ impl Agent {
             }
         });
         receiver
+    }
+
+    /// Keeps the latest changes and follows who is there, for those who ask the API.
+    fn start_journal(
+        &self,
+        gossip: &memberlist::Handle,
+        changes: broadcast::Receiver<Change>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        plane: watch::Receiver<Arc<PlaneStatus>>,
+    ) -> (Arc<Journal>, Arc<Hosts>) {
+        let hosts = Arc::new(Hosts::new(snapshots, gossip.members_changed()));
+        let journal = Arc::new(Journal::new());
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(journal.clone().run(changes, hosts.clone(), plane, shutdown));
+        (journal, hosts)
     }
 
     fn start_http(&self, api: Api) {

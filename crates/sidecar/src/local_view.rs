@@ -257,6 +257,11 @@ impl LocalView {
         counts
     }
 
+    /// What is known of an instance's check; `None` when it has none.
+    pub fn check_of(&self, id: &str) -> Option<CheckView> {
+        self.lock().checks.get(id).cloned()
+    }
+
     /// The results so far, by kind.
     pub fn check_results(&self) -> BTreeMap<&'static str, CheckResults> {
         self.lock().results.clone()

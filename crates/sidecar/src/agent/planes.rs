@@ -17,6 +17,7 @@ use crate::proxy::{
 };
 use crate::{
     config::ProxyKind,
+    http::ProxyFacts,
     proxy::{
         builtin::{self, PlaneStatus},
         haproxy::{self, HaproxyStatus},
@@ -25,12 +26,12 @@ use crate::{
 };
 
 impl Agent {
-    /// Starts the data plane that is configured.
+    /// Starts the data plane that is configured; tells what the built-in one carries, and what was chosen.
     pub(super) async fn start_proxy(
         &self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         routes: watch::Receiver<Arc<Routes>>,
-    ) -> watch::Receiver<Arc<PlaneStatus>> {
+    ) -> (watch::Receiver<Arc<PlaneStatus>>, ProxyFacts) {
         let (status, receiver) = watch::channel(Arc::new(PlaneStatus::default()));
         #[cfg(target_os = "linux")]
         {
@@ -43,15 +44,20 @@ impl Agent {
             }
         }
         let shutdown = self.shutdown.clone();
-        match self.config.proxy {
-            ProxyKind::None => info!("no data plane: SIDECAR_PROXY is none"),
+        let (plane, bind_ip) = match self.config.proxy {
+            ProxyKind::None => {
+                info!("no data plane: SIDECAR_PROXY is none");
+                ("none", None)
+            }
             ProxyKind::Builtin => {
                 let bind = bind_ip(self.config.bind_ip).await;
                 self.start_builtin(bind, routes, status);
+                ("builtin", Some(bind))
             }
             ProxyKind::Kernel => {
                 let bind = bind_ip(self.config.bind_ip).await;
                 self.start_kernel(bind, snapshots, routes, status);
+                ("kernel", Some(bind))
             }
             ProxyKind::Haproxy => {
                 let bind = bind_ip(self.config.bind_ip).await;
@@ -67,9 +73,10 @@ impl Agent {
                 };
                 self.tasks
                     .spawn(haproxy::run(config, bind, inputs, status, shutdown));
+                ("haproxy", Some(bind))
             }
-        }
-        receiver
+        };
+        (receiver, ProxyFacts { plane, bind_ip })
     }
 
     /// The built-in data plane: in a process that outlives this one where the system allows that.

@@ -6,31 +6,28 @@ use std::{
 };
 
 use axum::{
-    body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{StatusCode, header, request::Parts},
     response::Response,
 };
-use bytes::Bytes;
 use catalog::{Timestamp, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, DrainOutcome, DrainRequest,
-    documents::Library,
-    proxy_document, routes_document, servers,
+    documents::{Kind, Library, OfService},
+    reply::{self, Endless, JSON, PLAIN, body, empty, error, moved, open, with},
+    servers,
     target::{Refusal, Target, resolve},
-    ui,
+    ui, v2,
     watch::{self, Form},
 };
 
-/// Most watchers at a time: fewer than connections, so that watchers alone cannot shut out the rest.
-const WATCHERS_MAX: usize = 768;
 /// How long the agent may take to accept a command.
 const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 
-const JSON: &str = "application/json";
-const PLAIN: &str = "text/plain; charset=utf-8";
+/// Paths below this have errors in JSON.
+const V2: &str = "/api/v2/";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers questions. Shared by all connections.
@@ -39,24 +36,36 @@ pub(super) struct Answers {
     api: Api,
     library: Arc<Library>,
     watchers: Arc<Semaphore>,
+    watchers_max: usize,
     shutdown: CancellationToken,
 }
 
 impl Answers {
-    pub(super) fn new(api: Api, shutdown: CancellationToken) -> Self {
+    /// Answers for at most so many watchers at a time, besides all other requests.
+    pub(super) fn new(api: Api, watchers_max: usize, shutdown: CancellationToken) -> Self {
         let library = Arc::new(Library::new(api.snapshots.clone()));
         Self {
             api,
             library,
-            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            watchers: Arc::new(Semaphore::new(watchers_max)),
+            watchers_max,
             shutdown,
         }
     }
 
     /// The answer to one request, judged by its head; bodies carry nothing.
     pub(super) async fn answer(&self, head: &Parts) -> Response {
-        match resolve(&head.method, head.uri.path()) {
+        let path = head.uri.path();
+        match resolve(&head.method, path) {
             Ok(target) => self.answer_target(target, head).await,
+            Err(Refusal::NotFound) if path.starts_with(V2) => {
+                let text = format!("there is no {path}; {V2}openapi.json lists what there is");
+                error(StatusCode::NOT_FOUND, &text)
+            }
+            Err(Refusal::MethodNotAllowed) if path.starts_with(V2) => {
+                let text = format!("{path} does not answer {}", head.method);
+                error(StatusCode::METHOD_NOT_ALLOWED, &text)
+            }
             Err(Refusal::NotFound) => {
                 let answer = body(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n");
                 with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
@@ -79,8 +88,8 @@ impl Answers {
                 let page = servers::page(&self.library.latest().snapshot, now);
                 body(StatusCode::OK, "text/html", page)
             }
-            Target::Services => open(body(StatusCode::OK, JSON, self.library.latest().services())),
-            Target::State => open(body(StatusCode::OK, JSON, self.library.latest().state())),
+            Target::Services => self.whole(Kind::Services, head).await,
+            Target::State => self.whole(Kind::State, head).await,
             Target::OneService { name } => open(self.one_service(&name)),
             Target::Watch => self.watch(head.uri.query().unwrap_or_default()),
             Target::Drain { id } => self.drain(id, head).await,
@@ -90,24 +99,37 @@ impl Answers {
                 let answer = error(StatusCode::NOT_FOUND, text);
                 if cross_origin { open(answer) } else { answer }
             }
-            Target::Routes => open(document("routes", {
-                let routes = self.api.routes.borrow().clone();
-                routes_document::encode(&routes)
-            })),
-            // Not for pages of other origins: it holds what services answer.
-            Target::Local => document("view of this host", self.api.local.document()),
-            Target::Proxy => open(document("status of the proxy", {
-                let plane = self.api.plane.borrow().clone();
-                proxy_document::encode(&plane)
-            })),
+            Target::V2(question) => {
+                let sources = v2::Sources {
+                    api: &self.api,
+                    library: &self.library,
+                    watchers: &self.watchers,
+                    watchers_max: self.watchers_max,
+                    shutdown: &self.shutdown,
+                };
+                v2::answer(question, sources, head).await
+            }
             Target::Metrics => body(StatusCode::OK, PROMETHEUS, (self.api.metrics)()),
             Target::Health => body(StatusCode::OK, JSON, "{\"status\":\"ok\"}"),
             Target::Ready => self.ready(),
         }
     }
 
+    /// A document about everything. Compressed only for who asks for that: others get the recorded headers.
+    async fn whole(&self, kind: Kind, head: &Parts) -> Response {
+        let compressed = reply::takes_gzip(head);
+        let (_, content, is_compressed) = self.library.get(kind, compressed).await;
+        let answer = open(body(StatusCode::OK, JSON, content));
+        if is_compressed {
+            reply::gzipped(answer)
+        } else {
+            answer
+        }
+    }
+
     fn one_service(&self, name: &str) -> Response {
-        match json::encode_service_list(&self.library.latest().snapshot, name) {
+        let documents = self.library.latest();
+        match documents.of_service(OfService::Listing, name) {
             Some(document) => body(StatusCode::OK, JSON, document),
             None => error(
                 StatusCode::NOT_FOUND,
@@ -118,12 +140,17 @@ impl Answers {
 
     fn watch(&self, query: &str) -> Response {
         let Ok(slot) = self.watchers.clone().try_acquire_owned() else {
-            let text = format!("{WATCHERS_MAX} clients watch already; ask again later");
+            let text = format!(
+                "{} clients watch already; ask again later",
+                self.watchers_max
+            );
             return error(StatusCode::SERVICE_UNAVAILABLE, &text);
         };
         let form = Form::of_query(query);
         let stream = watch::stream(form, self.library.clone(), self.shutdown.clone(), slot);
-        body(StatusCode::OK, JSON, stream)
+        let mut answer = body(StatusCode::OK, JSON, stream);
+        answer.extensions_mut().insert(Endless);
+        answer
     }
 
     async fn drain(&self, id: String, head: &Parts) -> Response {
@@ -187,17 +214,6 @@ impl Answers {
     }
 }
 
-/// A document of ours, or that there was a defect.
-fn document(name: &str, encoded: Result<String, serde_json::Error>) -> Response {
-    match encoded {
-        Ok(document) => body(StatusCode::OK, JSON, document),
-        Err(error_) => {
-            tracing::error!(error = %error_, "cannot encode the {name}");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
-        }
-    }
-}
-
 /// Whether a browser sends this on behalf of a page that did not come from here. Programs send no
 /// `Origin`; what they may do is not decided by it.
 fn crosses_origins(head: &Parts) -> bool {
@@ -231,68 +247,11 @@ fn home() -> Response {
 fn page(name: &str, head: &Parts) -> Response {
     let file = ui::file(name).unwrap_or_else(|| ui::page());
     let tag = file.tag();
-    let known = head.headers.get_all(header::IF_NONE_MATCH).iter();
-    let known = known
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','));
-    let answer = if known
-        .map(|known| known.trim().trim_start_matches("W/"))
-        .any(|it| it == tag)
-    {
-        empty(StatusCode::NOT_MODIFIED)
-    } else {
-        let answer = body(StatusCode::OK, file.kind, file.text);
-        let answer = with(answer, header::CONTENT_SECURITY_POLICY, ui::POLICY);
-        with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-    };
-    with(
-        with(answer, header::ETAG, &tag),
-        header::CACHE_CONTROL,
-        "no-cache",
-    )
-}
-
-fn moved(location: &str) -> Response {
-    with(
-        empty(StatusCode::MOVED_PERMANENTLY),
-        header::LOCATION,
-        location,
-    )
-}
-
-/// Opens an answer to pages of other origins.
-fn open(answer: Response) -> Response {
-    let answer = with(answer, header::ACCESS_CONTROL_ALLOW_METHODS, "GET");
-    with(answer, header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
-}
-
-/// An error as the original words it.
-fn error(status: StatusCode, message: &str) -> Response {
-    let mut document = String::from("{\"message\":");
-    json::write_text(&mut document, message);
-    document.push_str(",\"status\":\"error\"}");
-    body(status, JSON, document)
-}
-
-fn empty(status: StatusCode) -> Response {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = status;
-    answer
-}
-
-fn body(status: StatusCode, kind: &'static str, content: impl Into<Body>) -> Response {
-    let mut answer = Response::new(content.into());
-    *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    answer
-}
-
-/// Adds a header; a value that cannot be one (it came from a request) is left out.
-fn with(mut answer: Response, name: HeaderName, value: &str) -> Response {
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(value.as_bytes())) {
-        answer.headers_mut().insert(name, value);
+    if reply::is_known(head, &tag) {
+        return reply::not_modified(&tag);
     }
-    answer
+    let answer = body(StatusCode::OK, file.kind, file.text);
+    let answer = with(answer, header::CONTENT_SECURITY_POLICY, ui::POLICY);
+    let answer = with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    reply::cached(answer, &tag)
 }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     io,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,11 +14,12 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
     time::Sleep,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::answer::Answers;
+use super::{answer::Answers, reply::Endless};
 
 /// How long a request head may take, and how long a connection may idle between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -32,12 +33,18 @@ const BODY_BYTES_MAX: u64 = 64 * 1024;
 /// A reader that takes nothing for this long is cut off.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
-/// Answers the requests of one connection until either side ends it.
-pub(super) async fn serve<S>(stream: S, answers: Arc<Answers>, shutdown: CancellationToken)
-where
+/// Answers the requests of one connection until either side ends it. `slot` is its place among the
+/// connections; it gives it back when its answer has no end, since it then has one among the watchers.
+pub(super) async fn serve<S>(
+    stream: S,
+    answers: Arc<Answers>,
+    slot: Option<OwnedSemaphorePermit>,
+    shutdown: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(|request: Request<Incoming>| {
+    let slot = &Mutex::new(slot);
+    let service = service_fn(move |request: Request<Incoming>| {
         let answers = answers.clone();
         async move {
             let (head, body) = request.into_parts();
@@ -47,6 +54,9 @@ where
             } else {
                 answers.answer(&head).await
             };
+            if answer.extensions().get::<Endless>().is_some() {
+                slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -7,25 +7,30 @@
 //! `/ready` and `/api/v2/` are ours.
 //!
 //! - `target`: which question a method and a path ask
-//! - `answer`: the answer to each
+//! - `answer`: the answer to each; `reply`: what answers are put together from
+//! - `v2`: what is told in words of our own
 //! - `documents`: the large documents, encoded once per snapshot
-//! - `watch`: the endless answer
+//! - `watch`: the endless answer of the original
+//! - `limits`: how many may come at a time
 //! - `connection`: limits and deadlines of one connection
 
 mod answer;
 mod connection;
 mod documents;
+mod limits;
 mod proxy_document;
+mod reply;
 pub(crate) mod routes_document;
 mod servers;
 mod target;
 mod ui;
+mod v2;
 mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
 use catalog::Snapshot;
 use socket2::{SockRef, TcpKeepalive};
@@ -38,9 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{local_view::LocalView, proxy::builtin::PlaneStatus, routes::Routes};
 use answer::Answers;
+use limits::Limits;
+pub use v2::{CHANGES_MAX, Hosts, Journal};
 
-/// Most connections at a time; more wait in the listener's backlog.
-const CONNECTIONS_MAX: usize = 1024;
 /// How long open connections may take to finish once the agent stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, so that running out of file descriptors does not become a busy loop.
@@ -67,6 +72,23 @@ pub struct Api {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Names of the parts that are still awaited; empty means ready.
     pub ready: channel::Receiver<Vec<&'static str>>,
+    /// The latest changes.
+    pub journal: Arc<Journal>,
+    /// Who is there.
+    pub hosts: Arc<Hosts>,
+    /// What carries the traffic.
+    pub proxy: ProxyFacts,
+    /// Whether gossip is encrypted now; must not block.
+    pub encrypted: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What was chosen for the traffic when the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyFacts {
+    /// `builtin`, `kernel`, `haproxy` or `none`.
+    pub plane: &'static str,
+    /// Where services are reached on this host; `None` without a data plane.
+    pub bind_ip: Option<IpAddr>,
 }
 
 impl fmt::Debug for Api {
@@ -100,12 +122,14 @@ pub enum DrainOutcome {
 
 /// Answers requests on `listener` until `shutdown`, then lets open connections finish for 5 s.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
-    let answers = Arc::new(Answers::new(api, shutdown.clone()));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let limits = Limits::of_this_process();
+    let answers = Arc::new(Answers::new(api, limits.watchers, shutdown.clone()));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
         let accepted = async {
-            let slot = slots.clone().acquire_owned().await;
+            // Fails only when it is closed, which nobody does.
+            let slot = slots.clone().acquire_owned().await.ok();
             (slot, listener.accept().await)
         };
         let (slot, stream) = tokio::select! {
@@ -124,10 +148,7 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken)
             tracing::debug!(%error, "cannot set options of an API connection");
         }
         let (answers, shutdown) = (answers.clone(), shutdown.clone());
-        connections.spawn(async move {
-            let _slot = slot;
-            connection::serve(stream, answers, shutdown).await;
-        });
+        connections.spawn(connection::serve(stream, answers, slot, shutdown));
     }
     drop(listener);
     let finish = async { while connections.join_next().await.is_some() {} };

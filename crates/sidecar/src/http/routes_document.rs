@@ -1,6 +1,8 @@
 //! `/api/v2/routes`: what this agent routes where, and which alive instances it leaves out, and why.
 //! Every data plane of this host serves exactly this.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use crate::routes::{Exclusion, ExclusionReason, Routes};
@@ -39,9 +41,25 @@ struct ExclusionForm<'a> {
     explanation: String,
 }
 
-/// The document, indented.
-pub(super) fn encode(routes: &Routes) -> Result<String, serde_json::Error> {
-    serde_json::to_string_pretty(&document(routes))
+/// The document of an agent that has made these routes of a snapshot with so many changes at least, and
+/// serves them at an address; indented.
+pub(super) fn encode(
+    routes: &Routes,
+    version: u64,
+    bind_ip: Option<IpAddr>,
+) -> Result<String, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Served<D> {
+        version: u64,
+        bind_ip: Option<IpAddr>,
+        #[serde(flatten)]
+        routes: D,
+    }
+    serde_json::to_string_pretty(&Served {
+        version,
+        bind_ip,
+        routes: document(routes),
+    })
 }
 
 /// The document, as something to serialize.
@@ -71,19 +89,23 @@ pub(crate) fn document(routes: &Routes) -> impl Serialize + '_ {
 }
 
 fn exclusion(exclusion: &Exclusion) -> ExclusionForm<'_> {
-    let reason = match &exclusion.reason {
-        ExclusionReason::PortOwnedBy(_) => "port-owned",
-        ExclusionReason::UnknownMode(_) => "unknown-mode",
-        ExclusionReason::ModeDiffers(_) => "mode-differs",
-        ExclusionReason::NoAddress(_) => "no-address",
-        ExclusionReason::NoPort => "no-port",
-    };
     ExclusionForm {
         service_port: exclusion.service_port,
         service: &exclusion.service,
         hostname: &exclusion.hostname,
         id: &exclusion.id,
-        reason,
+        reason: reason(&exclusion.reason),
         explanation: exclusion.reason.to_string(),
+    }
+}
+
+/// The word for a reason.
+pub(super) fn reason(reason: &ExclusionReason) -> &'static str {
+    match reason {
+        ExclusionReason::PortOwnedBy(_) => "port-owned",
+        ExclusionReason::UnknownMode(_) => "unknown-mode",
+        ExclusionReason::ModeDiffers(_) => "mode-differs",
+        ExclusionReason::NoAddress(_) => "no-address",
+        ExclusionReason::NoPort => "no-port",
     }
 }

@@ -3,7 +3,10 @@
 
 use axum::http::Method;
 
-use super::ui;
+use super::{
+    ui,
+    v2::{self, Question},
+};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +45,8 @@ pub(super) enum Target {
         /// Whether the right document would be open to pages of other origins.
         cross_origin: bool,
     },
-    /// What is routed where, and what is not, and why.
-    Routes,
-    /// What this host sees of itself.
-    Local,
-    /// What the built-in proxy carries.
-    Proxy,
+    /// What is told in words of our own.
+    V2(Question),
     /// Metrics for Prometheus.
     Metrics,
     /// Whether the process answers.
@@ -93,9 +92,10 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         ["metrics"] => read(Target::Metrics),
         ["health"] => read(Target::Health),
         ["ready"] => read(Target::Ready),
-        ["api", "v2", "routes"] => read(Target::Routes),
-        ["api", "v2", "local"] => read(Target::Local),
-        ["api", "v2", "proxy"] => read(Target::Proxy),
+        ["api", "v2", rest @ ..] if !rest.is_empty() => {
+            let question = v2::question(rest, decoded).ok_or(Refusal::NotFound)?;
+            read(Target::V2(question))
+        }
         ["api", "services", id, "drain"] => {
             let id = decoded(id).ok_or(Refusal::NotFound)?;
             allowed(&[Method::POST], method, Target::Drain { id })
@@ -232,6 +232,23 @@ mod tests {
     }
 
     #[test]
+    fn segments_of_new_paths_are_decoded() {
+        let service = Question::Service {
+            name: "acme/web:1".into(),
+        };
+        let path = "/api/v2/services/acme%2Fweb%3a1";
+        assert_eq!(get(path), Ok(Target::V2(service)));
+        let instance = Question::Instance {
+            hostname: "web 01".into(),
+            id: "0f".into(),
+        };
+        assert_eq!(
+            resolve(&Method::HEAD, "/api/v2/instances/web%2001/0f"),
+            Ok(Target::V2(instance))
+        );
+    }
+
+    #[test]
     fn old_paths_ask_the_same() {
         for path in [
             "/services.json",
@@ -257,6 +274,12 @@ mod tests {
             (Method::OPTIONS, "/api/services/web.json", MethodNotAllowed),
             (Method::POST, "/metrics", MethodNotAllowed),
             (Method::GET, "/api/anything", MethodNotAllowed),
+            (Method::POST, "/api/v2/services", MethodNotAllowed),
+            (Method::GET, "/api/v2", MethodNotAllowed),
+            (Method::GET, "/api/v2/", NotFound),
+            (Method::GET, "/api/v2/services/", NotFound),
+            (Method::GET, "/api/v2/services/a/b", NotFound),
+            (Method::GET, "/api/v2/services/%ff", NotFound),
             (Method::GET, "/api/any/thing", NotFound),
             (Method::GET, "/api", NotFound),
             (Method::GET, "/api/", NotFound),

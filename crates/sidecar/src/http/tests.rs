@@ -8,6 +8,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::http::{Request, request::Parts};
 use catalog::{Author, Now, Service, Snapshot, State, Timestamp, Upkeep, json};
+use memberlist::Member;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -75,12 +76,20 @@ fn recorded_services(file: &str) -> Snapshot {
     snapshot
 }
 
+/// Watchers that answers have room for.
+const WATCHERS: usize = 8;
+
 /// The agent's side of an [`Api`].
 struct Agent {
     snapshots: watch::Sender<Arc<Snapshot>>,
     routes: watch::Sender<Arc<Routes>>,
     ready: watch::Sender<Vec<&'static str>>,
     drains: mpsc::Receiver<DrainRequest>,
+    members: watch::Sender<Arc<Vec<Member>>>,
+    plane: watch::Sender<Arc<PlaneStatus>>,
+    local: Arc<LocalView>,
+    journal: Arc<Journal>,
+    hosts: Arc<Hosts>,
 }
 
 impl Agent {
@@ -104,15 +113,27 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
     let (snapshots, snapshots_seen) = watch::channel(Arc::new(snapshot));
     let (routes, routes_seen) = watch::channel(Arc::default());
     let (ready, ready_seen) = watch::channel(Vec::new());
+    let (members, members_seen) = watch::channel(Arc::default());
+    let (plane, plane_seen) = watch::channel(Arc::default());
     let (drain, drains) = mpsc::channel(4);
+    let hosts = Arc::new(Hosts::new(snapshots_seen.clone(), members_seen));
+    let journal = Arc::new(Journal::new());
+    let local: Arc<LocalView> = Arc::default();
     let api = Api {
         snapshots: snapshots_seen,
         routes: routes_seen,
-        plane: channel::channel(Arc::default()).1,
-        local: Arc::default(),
+        plane: plane_seen,
+        local: local.clone(),
         drain,
         metrics: Arc::new(|| "sidecar_up 1\n".to_owned()),
         ready: ready_seen,
+        journal: journal.clone(),
+        hosts: hosts.clone(),
+        proxy: ProxyFacts {
+            plane: "builtin",
+            bind_ip: Some([192, 168, 168, 168].into()),
+        },
+        encrypted: Arc::new(|| true),
     };
     (
         api,
@@ -121,13 +142,19 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
             routes,
             ready,
             drains,
+            members,
+            plane,
+            local,
+            journal,
+            hosts,
         },
     )
 }
 
 fn answers(snapshot: Snapshot) -> (Arc<Answers>, Agent) {
     let (api, agent) = api(snapshot);
-    (Arc::new(Answers::new(api, CancellationToken::new())), agent)
+    let answers = Answers::new(api, WATCHERS, CancellationToken::new());
+    (Arc::new(answers), agent)
 }
 
 fn head(method: &str, path: &str, headers: &[(&str, &str)]) -> Parts {

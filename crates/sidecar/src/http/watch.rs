@@ -19,7 +19,7 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::documents::Library;
+use super::documents::{Kind, Library};
 
 /// Which document is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,17 +76,16 @@ impl Watcher {
         loop {
             // Marked before looking, so that a publication after the look wakes us again.
             self.snapshots.mark_unchanged();
-            let documents = self.library.latest();
-            let changes = documents.snapshot.changes;
-            if self.seen != Some(changes) {
-                self.seen = Some(changes);
-                let document = match self.form {
-                    Form::ByService => documents.by_name(),
-                    Form::State => documents.state(),
+            if self.seen != Some(self.library.latest().snapshot.changes) {
+                let kind = match self.form {
+                    Form::ByService => Kind::ByName,
+                    Form::State => Kind::State,
                 };
+                // Perhaps of a snapshot that is newer than the one looked at.
+                let (documents, document, _) = self.library.get(kind, false).await;
+                self.seen = Some(documents.snapshot.changes);
                 return Some((document, self));
             }
-            drop(documents);
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
                 changed = self.snapshots.changed() => changed.ok()?,

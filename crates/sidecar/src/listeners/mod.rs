@@ -22,8 +22,6 @@ use crate::{
     net::http_client::{HttpClient, without_credentials},
 };
 
-/// Changes that wait for the slowest listener. When more happen it misses the oldest, never the last.
-pub const CHANGES_MAX: usize = 256;
 /// Path at which listeners of instances take events, as in Go Sidecar.
 const PATH: &str = "/sidecar/update";
 /// Listeners served at a time, of instances and others; more are left out and told of.
@@ -48,7 +46,8 @@ pub struct Settings {
     pub urls: Vec<String>,
     /// Name of this host, part of the cookie that ties a listener's requests to one backend.
     pub hostname: String,
-    /// Changes as the writer makes them; the snapshot with a change is published before it.
+    /// Changes as the writer makes them; the snapshot with a change is published before it. So many wait for
+    /// the slowest listener as the channel holds; when more happen it misses the oldest, never the last.
     pub changes: broadcast::Sender<Change>,
     /// The state.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,

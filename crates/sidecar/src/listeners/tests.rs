@@ -125,7 +125,7 @@ impl Bench {
         };
         let mut state = State::new("web-01", "lab");
         state.member_up("web-01", Upkeep::Membership, now);
-        let (changes, _) = broadcast::channel(CHANGES_MAX);
+        let (changes, _) = broadcast::channel(256);
         let (snapshots, seen) = watch::channel(Arc::new(state.snapshot().clone()));
         let (managed, wanted) = watch::channel(Listeners::new());
         let view = Arc::<LocalView>::default();

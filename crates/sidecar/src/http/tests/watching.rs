@@ -88,7 +88,7 @@ async fn watchers_leave_room_for_others() {
     let (answers, _agent) = answers(Snapshot::empty("web-01", "lab"));
     let request = head("GET", "/watch", &[]);
     let mut watching = Vec::new();
-    for _ in 0..768 {
+    for _ in 0..WATCHERS {
         watching.push(answers.answer(&request).await);
     }
     assert_eq!(answers.answer(&request).await.status(), 503);
@@ -162,6 +162,7 @@ fn connection(answers: &Arc<Answers>, buffer: usize) -> (DuplexStream, JoinHandl
     let task = tokio::spawn(connection::serve(
         stream,
         answers.clone(),
+        None,
         CancellationToken::new(),
     ));
     (client, task)
