@@ -10,7 +10,7 @@ const ANSWER_WITHIN_MS = 10_000;
 const PULSE_MS = 10_000;
 const RETRY_MS = [250, 500, 1000, 2000, 3000];
 // A page that nobody looks at gives its connection back: browsers have six for each agent.
-const UNSEEN_MS = 30_000;
+const UNSEEN_MS = 5000;
 
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { cache: "no-cache", signal: AbortSignal.timeout(ANSWER_WITHIN_MS), ...options });
@@ -96,6 +96,9 @@ export class Feed {
     setInterval(() => {
       if (!document.hidden && this.phase === "live") this.overview.soon();
     }, PULSE_MS);
+    // So does one that was left: the browser may keep it, with its connection, for the way back.
+    addEventListener("pagehide", () => this.close());
+    addEventListener("pageshow", event => event.persisted && this.open());
     let unseen = 0;
     document.addEventListener("visibilitychange", () => {
       clearTimeout(unseen);
