@@ -87,7 +87,7 @@ export class Feed {
       }
     });
     this.routes = refetch("/api/v2/routes", it => store.setRoutes(it));
-    this.local = refetch("/api/v2/local", it => store.setLocal(it));
+    this.local = refetch("/api/v2/local", it => this.takeLocal(it));
     this.overview = refetch("/api/v2/overview", it => this.takeOverview(it));
   }
 
@@ -147,8 +147,27 @@ export class Feed {
     });
     on("traffic", it => this.traffic.take(it));
     stream.onerror = () => {
-      if (stream === this.stream) this.failed(new Error("the connection ended"));
+      if (stream !== this.stream) return;
+      this.failed(new Error("the connection ended"));
+      this.explain();
     };
+  }
+
+  // A stream does not tell why it was refused; an ordinary request does.
+  async explain() {
+    const turn = this.loading;
+    const asked = new AbortController();
+    try {
+      const answer = await fetch(EVENTS, { signal: asked.signal });
+      if (answer.ok || turn !== this.loading) return;
+      const text = await answer.text();
+      let words = "";
+      try { words = JSON.parse(text).message; } catch { /* Then the status has to do. */ }
+      this.trouble = words || `the agent answers ${answer.status}`;
+      this.changed();
+    } catch { /* Not even that: it is away. */ } finally {
+      asked.abort();
+    }
   }
 
   hello(hello) {
@@ -191,7 +210,7 @@ export class Feed {
         take("/api/v2/hosts", it => this.store.setHosts(it.hosts)),
         take("/api/v2/instances", it => this.store.setInstances(it)),
         take("/api/v2/routes", it => this.store.setRoutes(it)),
-        take("/api/v2/local", it => this.store.setLocal(it)),
+        take("/api/v2/local", it => this.takeLocal(it)),
         take("/api/v2/changes", it => this.store.setChanges(it)),
       ]);
       if (turn !== this.loading) return;
@@ -206,13 +225,18 @@ export class Feed {
     }
   }
 
+  takeLocal(local) {
+    this.store.setLocal(local);
+    if (local.kernel) this.traffic.takeKernel(local.kernel, performance.now());
+  }
+
   takeOverview(overview) {
     const before = this.store.overview;
     setClock(overview.now);
     this.store.setOverview(overview);
     // Sources and listeners are told at length in another document.
     const words = it => JSON.stringify([it?.trouble, it?.sources]);
-    if (before && words(before) !== words(overview)) this.local.soon();
+    if (before && words(before) !== words(overview) || overview.proxy?.plane === "kernel") this.local.soon();
   }
 
   take(change) {

@@ -58,6 +58,8 @@ class App {
     for (const name of address.TABS) $(name).hidden = name !== tab;
     this.views[tab] ||= new VIEWS[tab]($(tab), this);
     this.views[tab].draw();
+    if (this.shown && this.shown !== tab) scrollTo(0, 0);
+    this.shown = tab;
     this.header();
     this.banners();
   }
@@ -87,10 +89,8 @@ class App {
   came() {
     clearTimeout(this.typing);
     this.typing = 0;
-    const before = this.state;
     this.state = address.read();
     this.follow();
-    if (before.tab !== this.state.tab) scrollTo(0, 0);
   }
 
   follow() {
@@ -266,4 +266,6 @@ class App {
 
 const app = new App();
 app.start();
+// The page has arrived whole; see first.js.
+try { sessionStorage.removeItem("sidecar-tries"); } catch { /* No storage, no attempts. */ }
 

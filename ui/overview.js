@@ -4,7 +4,7 @@ import { Keyed, STATUSES, agentNow, bar, counts, figure, icon, lasting, make, mo
 import { changesPlot, sparkline } from "./charts.js";
 import { changeRow, foundChanges } from "./changes.js";
 import { hostState } from "./hosts.js";
-import { matches, parse } from "./filter.js";
+import { hostSearch, matches, parse, routeSearch } from "./filter.js";
 
 const LINES = 12;
 const CHANGES = 8;
@@ -127,8 +127,12 @@ export class OverviewView {
     this.beat = traffic.revision;
     const { all } = traffic;
     write(this.parts.traffic, all.length ? `${figure(all.rate)}/s` : "–");
-    write(this.parts.trafficBy, store.overview.proxy?.plane === "none" ? "this host runs no proxy"
-      : all.length ? `${Number.isFinite(all.latency) ? `${lasting(all.latency)} on average, ` : ""}${all.inFlight} in flight, ${plural(traffic.ports.size, "port")}` : "waiting for figures");
+    const words = [];
+    if (Number.isFinite(all.latency)) words.push(`${lasting(all.latency)} on average`);
+    if (all.length) words.push(`${all.inFlight} in flight`, plural(traffic.ports.size, "port"));
+    if (Number.isFinite(traffic.kernelRate())) words.push(`${figure(traffic.kernelRate())} connections per second by the kernel`);
+    const none = { none: "this host runs no proxy", haproxy: "HAProxy counts for itself" }[store.overview.proxy?.plane];
+    write(this.parts.trafficBy, words.join(", ") || none || "waiting for figures");
     this.spark.draw(all.values());
   }
 
@@ -140,7 +144,7 @@ export class OverviewView {
     const lines = [];
     for (const host of store.hosts.values()) {
       if (host.state !== "suspect" && host.state !== "dead") continue;
-      if (terms.length && !matches({ text: host.name.toLowerCase(), fields: { host: host.name.toLowerCase(), status: host.state } }, terms)) continue;
+      if (terms.length && !matches(hostSearch(host), terms)) continue;
       lines.push({ key: `host ${host.name}`, sign: host.state === "dead" ? "unhealthy" : "suspect", text: host.name, href: `#hosts?q=${encodeURIComponent(`host:${host.name}`)}`, words: `host is ${host.state}`, weight: host.state === "dead" ? 0 : 1 });
     }
     for (const service of store.services.values()) {
@@ -153,7 +157,7 @@ export class OverviewView {
     }
     const left = new Map();
     for (const it of store.excluded) {
-      if (terms.length && !`${it.service}\n${it.hostname}\n${it.id}\n${it.service_port}`.toLowerCase().includes(terms[0].word)) continue;
+      if (terms.length && !matches(routeSearch({ service: it.service, port: it.service_port, mode: "", excluded: [it] }), terms)) continue;
       const key = `${it.service_port} ${it.service}`;
       left.set(key, { ...it, number: (left.get(key)?.number || 0) + 1 });
     }
@@ -181,9 +185,10 @@ export class OverviewView {
     }
     if (kernel?.trouble) add("kernel", "unhealthy", "kernel data plane", kernel.trouble);
     if (haproxy?.trouble) add("haproxy", "unhealthy", "HAProxy", String(haproxy.trouble));
-    const said = new Set(lines.map(it => it.words));
+    // The overview says in one sentence what stands here at length.
     for (const words of store.overview.trouble || []) {
-      if (![...said].some(it => words.includes(it) || it.includes(words))) add(`trouble ${words}`, "suspect", "this host", words);
+      const core = words.slice(words.indexOf(": ") + 2);
+      if (!lines.some(it => it.words.includes(core))) add(`trouble ${words}`, "suspect", "this host", words);
     }
     const weight = { unhealthy: 0, suspect: 1, alive: 2 };
     return lines.sort((a, b) => weight[a.sign] - weight[b.sign]);

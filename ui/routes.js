@@ -56,7 +56,8 @@ export class RoutesView {
     this.folds.draw(items, item => state.open.has(item.key));
     const plane = store.overview?.proxy || {};
     const words = [plane.plane === "none" ? "This host runs no proxy." : `${PLANES[plane.plane] || plane.plane || "…"} at ${plane.bind_ip || store.bindIp || "–"}`];
-    if (traffic.all.length) words.push(`${figure(traffic.all.rate)} per second, ${lasting(traffic.all.latency)} on average, ${traffic.all.inFlight} in flight`);
+    if (traffic.all.length) words.push(`${figure(traffic.all.rate)} per second`, `${traffic.all.inFlight} in flight`);
+    if (Number.isFinite(traffic.all.latency)) words.push(`${lasting(traffic.all.latency)} on average`);
     write(this.summary, words.join(" · "));
     write(this.note, items.length ? "" : terms.length ? "No route matches." : "No service offers a port: there is nothing to route.");
     this.note.hidden = items.length > 0;
@@ -90,8 +91,8 @@ export class RoutesView {
     fold.beat = this.app.traffic.revision;
     const unit = port && !port.requests && item.mode === "tcp" ? " conn/s" : "/s";
     write(parts.rate, port ? `${figure(port.series.rate)}${unit}` : "–");
-    write(parts.latency, port && Number.isFinite(port.series.latency) ? lasting(port.series.latency) : "–");
-    write(parts.flight, port ? `${port.series.inFlight} open` : "–");
+    write(parts.latency, lasting(port?.series.latency));
+    write(parts.flight, Number.isFinite(port?.series.inFlight) ? `${port.series.inFlight} open` : "–");
     fold.spark.draw(port ? port.series.values() : []);
     if (!fold.open || !fold.inner?.rows) return;
     for (const row of fold.inner.rows.nodes.values()) this.figures(row, item.port);
@@ -142,7 +143,7 @@ export class RoutesView {
     const series = this.app.traffic.endpoint(port, row.address);
     const { parts } = row;
     write(parts.rate, series ? `${figure(series.rate)}/s` : "–");
-    write(parts.latency, series && Number.isFinite(series.latency) ? lasting(series.latency) : "–");
+    write(parts.latency, lasting(series?.latency));
     write(parts.flight, series ? String(series.inFlight) : "–");
     const failed = series ? String(series.failed || 0) : "–";
     if (row.avoided !== (series?.avoided || false) || row.failed !== failed) {

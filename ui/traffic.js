@@ -36,11 +36,14 @@ class Series {
 
 export class Traffic {
   ports = new Map();
+  // What the kernel carries is told elsewhere and less often.
+  kernel = new Map();
   all = new Series();
   revision = 0;
 
   forget() {
     this.ports = new Map();
+    this.kernel = new Map();
     this.all = new Series();
     this.revision++;
   }
@@ -55,12 +58,15 @@ export class Traffic {
       port.requests ||= it.requests_total > 0;
       const total = port.requests ? it.requests_total : it.connections_total;
       port.series.take(time, total, it.sum_ms || 0);
+      if (!it.sum_ms) port.series.latency = NaN;
       port.series.inFlight = it.connections_open;
       const endpoints = new Map();
       let inFlight = 0, failed = 0;
       for (const at of it.endpoints || []) {
         const series = port.endpoints.get(at.address) || new Series();
         series.take(time, at.requests_total, at.sum_ms || 0);
+        // A connection of mode tcp takes no time that could be told.
+        if (!at.sum_ms) series.latency = NaN;
         series.inFlight = at.in_flight;
         series.failed = at.failed;
         series.avoided = at.avoided;
@@ -78,15 +84,48 @@ export class Traffic {
     }
     this.ports = ports;
     this.all.take(time, all.total, all.sum);
+    if (!all.sum) this.all.latency = NaN;
     this.all.inFlight = all.inFlight;
     this.revision++;
   }
 
+  // Connections of the ports that the kernel serves; it knows no times and not what is open.
+  takeKernel(status, time) {
+    const ports = new Map();
+    for (const [number, it] of Object.entries(status?.ports || {})) {
+      const port = this.kernel.get(Number(number)) || { series: new Series(), endpoints: new Map(), requests: false };
+      const endpoints = new Map();
+      let total = 0;
+      for (const at of it.endpoints || []) {
+        const series = port.endpoints.get(at.address) || new Series();
+        series.take(time, at.connections, 0);
+        series.latency = NaN;
+        series.inFlight = "–";
+        total += at.connections;
+        endpoints.set(at.address, series);
+      }
+      port.endpoints = endpoints;
+      port.series.take(time, total, 0);
+      port.series.latency = NaN;
+      port.series.inFlight = "–";
+      ports.set(Number(number), port);
+    }
+    this.kernel = ports;
+    this.revision++;
+  }
+
+  // Connections per second that the kernel takes; NaN where it takes part in nothing.
+  kernelRate() {
+    let sum = NaN;
+    for (const { series } of this.kernel.values()) if (series.length) sum = (sum || 0) + series.rate;
+    return sum;
+  }
+
   port(number) {
-    return this.ports.get(number) || null;
+    return this.kernel.get(number) || this.ports.get(number) || null;
   }
 
   endpoint(number, address) {
-    return this.ports.get(number)?.endpoints.get(address) || null;
+    return this.port(number)?.endpoints.get(address) || null;
   }
 }

@@ -152,7 +152,9 @@ impl Browser {
                 let shown = self.run("return document.body.innerText", &[]);
                 let shown = shown.as_str().unwrap_or_default().to_owned();
                 let complaints = self.complaints();
-                panic!("not within {within:?}: {what}; the page shows:\n{shown}\nthe browser: {complaints:?}");
+                panic!(
+                    "not within {within:?}: {what}; the page shows:\n{shown}\nthe browser: {complaints:?}"
+                );
             }
             thread::sleep(POLL);
         }
@@ -204,14 +206,27 @@ impl Browser {
         );
     }
 
+    /// Lets nothing through whose URL has one of these forms, with `*` for anything; and all with none.
+    pub fn block(&self, urls: &[&str]) {
+        self.devtools("Network.enable", &json!({}));
+        self.devtools("Network.setBlockedURLs", &json!({ "urls": urls }));
+    }
+
     /// What the browser had to complain about since it was asked last: errors of scripts, and what the page's
     /// policy forbade. That an agent could not be reached is none of that.
     pub fn complaints(&self) -> Vec<String> {
+        let log = self.log().into_iter();
+        log.filter(|line| !line.contains("net::ERR_")).collect()
+    }
+
+    /// The errors in its log.
+    fn log(&self) -> Vec<String> {
         let lines = self.in_session("POST", "/se/log", &json!({ "type": "browser" }));
-        let lines = lines.as_array().cloned().unwrap_or_default();
-        let texts = lines.iter().filter(|line| line["level"] == "SEVERE");
-        let texts = texts.map(|line| line["message"].as_str().unwrap_or_default().to_owned());
-        texts.filter(|text| !text.contains("net::ERR_CONNECTION_REFUSED")).collect()
+        let lines = lines.as_array().into_iter().flatten();
+        let severe = lines.filter(|line| line["level"] == "SEVERE");
+        severe
+            .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
+            .collect()
     }
 
     fn devtools(&self, command: &str, parameters: &Value) {

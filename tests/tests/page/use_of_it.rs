@@ -1,10 +1,10 @@
 //! What happens, and what people do.
 
-use blackbox::{Answer, Key, Status, eventually};
+use blackbox::{AgentBuilder, Answer, Browser, Key, Lab, Machine, Status, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{SHOWN, Site, target, targets};
+use super::{SHOWN, Site, page, target, targets};
 
 /// The text of the row of an instance of `shared`, by its host.
 fn row(host: &str) -> String {
@@ -298,4 +298,30 @@ fn everything_is_reached_by_keyboard() {
         SHOWN,
         "return document.querySelector('#services .detail')?.innerText.includes('registry.lab') && location.hash.includes('at=')",
     );
+}
+
+#[test]
+fn a_part_of_the_page_that_did_not_arrive_is_asked_for_again() {
+    let lab = Lab::new(Machine::Shared, &["alpha"]);
+    let agent = AgentBuilder::new(&lab, 0)
+        .services(&[target("web", 9600)])
+        .start();
+    eventually("the service is announced", SHOWN, || {
+        agent.instances("web").and_then(|found| {
+            let missing = || "none".to_owned();
+            found.first().map(drop).ok_or_else(missing)
+        })
+    });
+    let browser = Browser::start(&lab, 0);
+    browser.block(&["*/ui/store.js"]);
+    browser.open(&page("#services"));
+    let tries = "return Number(sessionStorage.getItem('sidecar-tries'))";
+    browser.wait("it has failed", SHOWN, &format!("{tries} >= 1"));
+    browser.block(&[]);
+    browser.wait(
+        "the page shows the service",
+        SHOWN,
+        "return document.querySelector('#services [data-key=web]') !== null",
+    );
+    assert_eq!(browser.run(tries, &[]), json!(0), "the count begins anew");
 }

@@ -52,7 +52,7 @@ macro_rules! files {
 files! {
     "index.html" HTML,
     "style.css" CSS,
-    "theme.js" SCRIPT,
+    "first.js" SCRIPT,
     "main.js" SCRIPT,
     "address.js" SCRIPT,
     "changes.js" SCRIPT,
