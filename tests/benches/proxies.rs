@@ -30,6 +30,10 @@ mod usage;
 mod ways;
 #[cfg(target_os = "linux")]
 #[path = "proxies/wrk.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with another bench, which needs more of it"
+)]
 mod wrk;
 
 fn main() {

@@ -13,6 +13,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{
+    events::EventStream,
     http::{Request, Response, Stream},
     tools,
 };
@@ -107,6 +108,29 @@ impl Host {
     /// When there is no connection or no answer's head.
     pub fn stream(&self, to: SocketAddr, path: &str) -> io::Result<Stream> {
         Stream::open(self.connect(to)?, path)
+    }
+
+    /// An answer that does not end, read event by event.
+    ///
+    /// # Errors
+    /// As [`Host::stream`].
+    pub fn events(
+        &self,
+        to: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<EventStream> {
+        EventStream::open(self.connect(to)?, path, headers)
+    }
+
+    /// A request whose answer nobody reads, as long as the connection is held.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub fn stalled(&self, to: SocketAddr, path: &str) -> io::Result<TcpStream> {
+        let mut stream = self.connect(to)?;
+        Request::get(path).write(&mut stream)?;
+        Ok(stream)
     }
 
     /// What a command of the machine writes on this host.

@@ -43,7 +43,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
+    pub(crate) fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         let mut names = self.headers.iter().map(|(name, _)| name);
         if !names.any(|name| name.eq_ignore_ascii_case("host")) {
@@ -77,7 +77,7 @@ impl Response {
         let (head, body) = split(stream)?;
         let mut bytes = Vec::new();
         match head.length() {
-            Some(_) if request.method == "HEAD" => {}
+            _ if request.method == "HEAD" || head.status == 304 => {}
             Some(length) => {
                 bytes.resize(length, 0);
                 Body::new(body, &head).read_exact(&mut bytes)?;
@@ -116,8 +116,8 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 #[derive(Debug)]
-struct Head {
-    status: u16,
+pub(crate) struct Head {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
 }
 
@@ -131,7 +131,7 @@ impl Head {
     }
 }
 
-fn split(stream: TcpStream) -> io::Result<(Head, BufReader<TcpStream>)> {
+pub(crate) fn split(stream: TcpStream) -> io::Result<(Head, BufReader<TcpStream>)> {
     let mut reader = BufReader::new(stream);
     let first = line(&mut reader)?;
     let status = first
@@ -159,7 +159,7 @@ fn line(reader: &mut impl BufRead) -> io::Result<String> {
 
 /// A body without its transfer coding.
 #[derive(Debug)]
-struct Body {
+pub(crate) struct Body {
     reader: BufReader<TcpStream>,
     chunked: bool,
     /// What is left of the current chunk.
@@ -168,7 +168,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(reader: BufReader<TcpStream>, head: &Head) -> Self {
+    pub(crate) fn new(reader: BufReader<TcpStream>, head: &Head) -> Self {
         Self {
             reader,
             chunked: head.chunked(),

@@ -436,7 +436,7 @@ impl Agent {
         plane: watch::Receiver<Arc<PlaneStatus>>,
     ) -> (Arc<Journal>, Arc<Hosts>) {
         let hosts = Arc::new(Hosts::new(snapshots, gossip.members_changed()));
-        let journal = Arc::new(Journal::new());
+        let journal = Arc::new(Journal::starting_now());
         let shutdown = self.shutdown.clone();
         self.tasks
             .spawn(journal.clone().run(changes, hosts.clone(), plane, shutdown));

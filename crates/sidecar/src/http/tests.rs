@@ -1,19 +1,24 @@
 //! The API as its clients see it: a real server on a loopback port against recorded answers, and one
 //! connection at a time on virtual clocks for what takes time.
 
+mod described;
+mod events;
 mod recorded;
+mod v2;
 mod watching;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::http::{Request, request::Parts};
-use catalog::{Author, Now, Service, Snapshot, State, Timestamp, Upkeep, json};
+use catalog::{
+    Author, Change, Now, Port, Service, Snapshot, State, Status, Timestamp, Upkeep, json,
+};
 use memberlist::Member;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -88,8 +93,8 @@ struct Agent {
     members: watch::Sender<Arc<Vec<Member>>>,
     plane: watch::Sender<Arc<PlaneStatus>>,
     local: Arc<LocalView>,
+    changes: broadcast::Sender<Change>,
     journal: Arc<Journal>,
-    hosts: Arc<Hosts>,
 }
 
 impl Agent {
@@ -107,6 +112,41 @@ impl Agent {
             snapshot.cluster_name = name.into();
         });
     }
+
+    /// A change of an instance, as the writer tells it once the snapshot is published.
+    fn tell(&self, service: Service, previous: Status) {
+        self.publish(|snapshot| snapshot.changes += 1);
+        let change = Change {
+            time: service.updated,
+            service: Arc::new(service),
+            previous,
+            derived: false,
+        };
+        // Fails when the journal has ended, which the test will see.
+        let _ = self.changes.send(change);
+    }
+}
+
+/// An instance that was stamped at second `updated` of 2026-02-03 09:15.
+fn instance(hostname: &str, id: &str, status: Status, updated: u8) -> Service {
+    let time = format!("2026-02-03T09:15:{updated:02}Z").parse().unwrap();
+    Service {
+        id: id.into(),
+        name: "web".into(),
+        image: "registry:5000/web:1.2".into(),
+        created: time,
+        hostname: hostname.into(),
+        ports: Some(vec![Port {
+            kind: "tcp".into(),
+            port: 32_768,
+            service_port: 8080,
+            ip: "10.0.0.1".into(),
+        }]),
+        updated: time,
+        proxy_mode: "http".into(),
+        weight: None,
+        status,
+    }
 }
 
 fn api(snapshot: Snapshot) -> (Api, Agent) {
@@ -117,7 +157,14 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
     let (plane, plane_seen) = watch::channel(Arc::default());
     let (drain, drains) = mpsc::channel(4);
     let hosts = Arc::new(Hosts::new(snapshots_seen.clone(), members_seen));
-    let journal = Arc::new(Journal::new());
+    let journal = Arc::new(Journal::starting_now());
+    let (changes, news) = broadcast::channel(8);
+    tokio::spawn(journal.clone().run(
+        news,
+        hosts.clone(),
+        plane_seen.clone(),
+        CancellationToken::new(),
+    ));
     let local: Arc<LocalView> = Arc::default();
     let api = Api {
         snapshots: snapshots_seen,
@@ -128,7 +175,7 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
         metrics: Arc::new(|| "sidecar_up 1\n".to_owned()),
         ready: ready_seen,
         journal: journal.clone(),
-        hosts: hosts.clone(),
+        hosts,
         proxy: ProxyFacts {
             plane: "builtin",
             bind_ip: Some([192, 168, 168, 168].into()),
@@ -145,8 +192,8 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
             members,
             plane,
             local,
+            changes,
             journal,
-            hosts,
         },
     )
 }

@@ -68,7 +68,9 @@ impl Wish {
         let header = header.and_then(|value| value.to_str().ok());
         Ok(Self {
             topics,
-            last_event_id: header.or(query.get("last_event_id")).map(str::to_owned),
+            last_event_id: header
+                .or_else(|| query.get("last_event_id"))
+                .map(str::to_owned),
         })
     }
 }

@@ -147,7 +147,7 @@ impl Content {
 
 impl Journal {
     /// An empty one of an agent that starts now.
-    pub fn new() -> Self {
+    pub fn starting_now() -> Self {
         let started = Timestamp::from(SystemTime::now());
         Self {
             started,

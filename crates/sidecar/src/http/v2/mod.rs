@@ -46,26 +46,7 @@ use super::{
 /// What this agent is.
 const AGENT_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The description of the whole API.
-pub(super) const OPENAPI: &str = include_str!("openapi.json");
-/// The paths that are read, without `/api/v2/`, for lists of them; `{}` is one segment.
-#[cfg(test)]
-pub(super) const PATHS: [&str; 14] = [
-    "openapi.json",
-    "overview",
-    "services",
-    "services/{}",
-    "instances",
-    "instances/{}/{}",
-    "hosts",
-    "routes",
-    "local",
-    "proxy",
-    "changes",
-    "events",
-    "instances/{}/drain",
-    "instances/{}/undrain",
-];
-
+pub(in crate::http) const OPENAPI: &str = include_str!("openapi.json");
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Question {
