@@ -124,8 +124,8 @@ class App {
     if (!host || host.own || host.kind !== "sidecar" || host.state === "dead" || host.state === "left") return "";
     const bare = (host.address || "").replace(/^\[(.*)\](:\d+)?$/, "$1").replace(/^([^:]+):\d+$/, "$1");
     if (!/^[0-9a-fA-F.:]+$/.test(bare)) return "";
-    const authority = `${bare.includes(":") ? `[${bare}]` : bare}:${location.port || 80}`;
-    return `http://${authority}/ui/${at ? this.link({ tab: "services", q: `id:${at.slice(name.length + 1)}`, at }) : ""}`;
+    const authority = `${bare.includes(":") ? `[${bare}]` : bare}${location.port ? `:${location.port}` : ""}`;
+    return `${location.protocol}//${authority}/ui/${at ? this.link({ tab: "services", q: `id:${at.slice(name.length + 1)}`, at }) : ""}`;
   }
 
   drain(instance) {
