@@ -11,7 +11,7 @@ use std::{
 
 use crate::json::Json;
 
-/// A request. `Connection: close` is always part of it.
+/// A request. `Connection: close` is always part of it, and a `Host` unless the headers have one.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// `GET`, `POST`, `OPTIONS`, …
@@ -44,10 +44,12 @@ impl<'a> Request<'a> {
     }
 
     pub(crate) fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n",
-            self.method, self.path
-        );
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
+        let mut names = self.headers.iter().map(|(name, _)| name);
+        if !names.any(|name| name.eq_ignore_ascii_case("host")) {
+            head += "Host: lab\r\n";
+        }
+        head += "Connection: close\r\n";
         for (name, value) in self.headers {
             head += &format!("{name}: {value}\r\n");
         }

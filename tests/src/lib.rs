@@ -12,6 +12,7 @@
 mod agent;
 pub mod backend;
 mod binary;
+mod browser;
 mod deploys;
 mod echo;
 mod engine;
@@ -35,6 +36,7 @@ mod wait;
 
 pub use agent::{API_PORT, Agent, AgentBuilder, GOSSIP_PORT, Instance, PROXY_IP, Route, Status};
 pub use binary::sidecar;
+pub use browser::{Browser, Key};
 pub use deploys::{Deploys, Round};
 pub use echo::{echo, upgrade, websocket_echo};
 pub use engine::{Engine, IMAGE};

@@ -22,6 +22,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("haproxy", "haproxy"),
     ("mount", "mount"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// System directories that an unprivileged login shell leaves out of `PATH`.

@@ -78,7 +78,7 @@ impl Answers {
     async fn answer_target(&self, target: Target, head: &Parts) -> Response {
         match target {
             Target::Home => home(),
-            Target::Ui => page(head),
+            Target::Ui { file } => page(file, head),
             Target::UiByName => moved("./"),
             Target::Servers => {
                 let now = Timestamp::from(SystemTime::now());
@@ -191,13 +191,14 @@ fn home() -> Response {
     with(answer, header::LOCATION, "/ui/")
 }
 
-fn page(head: &Parts) -> Response {
-    let tag = ui::TAG.as_str();
-    if reply::is_known(head, tag) {
-        return reply::not_modified(tag);
+fn page(name: &str, head: &Parts) -> Response {
+    let file = ui::file(name).unwrap_or_else(|| ui::page());
+    let tag = file.tag();
+    if reply::is_known(head, &tag) {
+        return reply::not_modified(&tag);
     }
-    let answer = body(StatusCode::OK, "text/html; charset=utf-8", ui::PAGE);
+    let answer = body(StatusCode::OK, file.kind, file.text);
     let answer = with(answer, header::CONTENT_SECURITY_POLICY, ui::POLICY);
     let answer = with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    reply::cached(answer, tag)
+    reply::cached(answer, &tag)
 }

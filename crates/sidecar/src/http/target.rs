@@ -5,6 +5,7 @@ use axum::http::Method;
 
 use super::{
     commands::Dialect,
+    ui,
     v2::{self, Question},
 };
 
@@ -13,8 +14,11 @@ use super::{
 pub(super) enum Target {
     /// `/`: where the page is.
     Home,
-    /// The page itself.
-    Ui,
+    /// The page, or a file of it.
+    Ui {
+        /// Its name.
+        file: &'static str,
+    },
     /// The page by a name it does not go by.
     UiByName,
     /// The old text page.
@@ -81,8 +85,14 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
     let read = |target| allowed(&[Method::GET, Method::HEAD], method, target);
     match segments.as_slice() {
         [""] => get(Target::Home),
-        ["ui"] | ["ui", ""] => read(Target::Ui),
+        ["ui"] | ["ui", ""] => read(Target::Ui {
+            file: ui::page().name,
+        }),
         ["ui", "index.html"] => read(Target::UiByName),
+        ["ui", name] => {
+            let file = ui::file(name).ok_or(Refusal::NotFound)?.name;
+            read(Target::Ui { file })
+        }
         ["servers"] => get(Target::Servers),
         ["metrics"] => read(Target::Metrics),
         ["health"] => read(Target::Health),
@@ -328,7 +338,11 @@ mod tests {
         ] {
             assert_eq!(get(path), Err(Refusal::Moved(clean.into())), "{path}");
         }
-        assert_eq!(get("/ui/"), Ok(Target::Ui));
+        let page = Target::Ui { file: "index.html" };
+        assert_eq!(get("/ui/"), Ok(page));
+        let style = Target::Ui { file: "style.css" };
+        assert_eq!(get("/ui/style.css"), Ok(style));
+        assert_eq!(get("/ui/other.css"), Err(Refusal::NotFound));
         assert_eq!(get("/"), Ok(Target::Home));
     }
 }

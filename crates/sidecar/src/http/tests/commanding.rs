@@ -130,7 +130,7 @@ async fn an_answer_waits_for_the_disk_but_not_for_ever() {
     let (mut api, mut agent) = api(recorded_state("api-state.json"));
     let (written, seen) = watch::channel(1);
     api.drains_written = seen;
-    let answers = Answers::new(api, CancellationToken::new());
+    let answers = Answers::new(api, 8, CancellationToken::new());
     let request = head("POST", "/api/services/1/drain", &[]);
     for kept in [2, 3] {
         let started = tokio::time::Instant::now();

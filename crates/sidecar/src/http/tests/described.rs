@@ -34,7 +34,8 @@ macro_rules! paths {
 
 paths! {
     Target::Home => "/",
-    Target::Ui => "/ui/",
+    // And the files of the page, which are nobody else's business.
+    Target::Ui { .. } => "/ui/",
     Target::UiByName => "/ui/index.html",
     Target::Servers => "/servers",
     Target::Services => "/api/services.json",
