@@ -1,17 +1,18 @@
 //! The command line: the original's flags, and subcommands.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    client::{self, EXIT_CODES_HELP},
     config::{Config, ConfigError, Flags, variables},
     simulate,
 };
 
 /// Service discovery for all Docker environments: one small binary per host, no central server.
 #[derive(Debug, Parser)]
-#[command(name = "sidecar", version, after_long_help = variables::help_text())]
+#[command(name = "sidecar", version, after_long_help = long_help())]
 pub struct Cli {
     /// What to do; without a subcommand, be the agent of this host.
     #[command(subcommand)]
@@ -24,8 +25,15 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// What an operator asks a running agent.
+    #[command(flatten)]
+    Client(client::Command),
     /// Print the effective configuration with the source of each value, and exit.
-    Config,
+    Config {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a new gossip key for SIDECAR_GOSSIP_KEY or SIDECAR_GOSSIP_KEY_FILE, and exit.
     Keygen {
         /// Length of the key in bytes: 16, 24 or 32 (AES-128, AES-192, AES-256).
@@ -155,11 +163,31 @@ impl AgentFlags {
     }
 }
 
+fn long_help() -> String {
+    format!("{EXIT_CODES_HELP}\n\n{}", variables::help_text())
+}
+
 /// The process's variables that are text.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// Exit code for a command line that clap does not take, or that asks for help. The agent and its old
+/// subcommands end with 1, as the original does; the operator's commands with [`client::Exit::Usage`].
+pub fn exit_code(error: &clap::Error, words: impl Iterator<Item = OsString>) -> i32 {
+    if !error.use_stderr() {
+        return 0;
+    }
+    let is_client = |word: &OsString| client::Command::has_subcommand(&word.to_string_lossy());
+    // Flags of the agent may stand before a command.
+    let mut words = words;
+    if words.any(|word| is_client(&word)) {
+        i32::from(client::Exit::Usage as u8)
+    } else {
+        1
+    }
 }
 
 fn parse_key_bytes(text: &str) -> Result<usize, String> {

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod api_tokens;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod companion;
 pub mod config;

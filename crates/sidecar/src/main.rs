@@ -7,9 +7,10 @@ use clap::Parser as _;
 use sidecar::proxy::worker;
 use sidecar::{
     agent,
-    cli::{Cli, Command, StaticAction, environment},
+    cli::{self, Cli, Command, StaticAction, environment},
+    client,
     companion::{self, settings::Given},
-    config::LogFormat,
+    config::{self, LogFormat},
     demo, keygen, logging, sample_service,
     signals::Signals,
     simulate, static_check,
@@ -22,14 +23,17 @@ fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Printing can only fail when nobody reads, and then there is nobody to tell.
         let _ = error.print();
-        std::process::exit(i32::from(error.use_stderr()))
+        let words = std::env::args_os().skip(1);
+        std::process::exit(cli::exit_code(&error, words))
     });
     if cli.agent.with_parent {
         agent::end_with_parent();
     }
     let outcome = match &cli.command {
         None => run_agent(&cli),
-        Some(Command::Config) => print_config(&cli),
+        Some(Command::Client(command)) => return client::run(command, &cli.agent).into(),
+        Some(Command::Config { json: true }) => print_config_as_json(&cli),
+        Some(Command::Config { json: false }) => print_config(&cli),
         Some(Command::Keygen { bytes }) => print_key(*bytes),
         Some(Command::Static { action }) => check_static_file(&cli, action),
         Some(Command::HaproxyApi {
@@ -92,7 +96,7 @@ fn run(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
         .block_on(task)
 }
 
-fn resolve(cli: &Cli) -> anyhow::Result<sidecar::config::Config> {
+fn resolve(cli: &Cli) -> anyhow::Result<config::Config> {
     cli.agent.resolve().map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
         anyhow::anyhow!("the configuration is not usable:{}", lines.concat())
@@ -112,6 +116,18 @@ fn print_config(cli: &Cli) -> anyhow::Result<()> {
         println!("warning: {warning}");
     }
     Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
+fn print_config_as_json(cli: &Cli) -> anyhow::Result<()> {
+    let outcome = cli.agent.resolve();
+    println!("{}", config::print::json(&outcome)?);
+    let Err(errors) = outcome else { return Ok(()) };
+    let problems = errors.len();
+    anyhow::bail!("the configuration is not usable: it has {problems} problems")
 }
 
 #[expect(

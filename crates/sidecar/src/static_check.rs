@@ -34,6 +34,18 @@ pub struct Preview {
     remarks: Vec<String>,
 }
 
+impl Preview {
+    /// How many services the file names.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
+    /// What is odd about them.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+}
+
 /// Reads `file` as the agent of this configuration would; the inner error is the file's.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 mod api;
 mod gossip;
 mod haproxy;
-mod print;
+pub mod print;
 pub mod values;
 pub mod variables;
 
@@ -33,7 +33,7 @@ pub use api::{ApiConfig, TlsFiles};
 pub use gossip::GossipSecurity;
 pub use haproxy::{HaproxyConfig, HaproxyMode, HaproxyPools};
 use values::{parse_bool, parse_duration, parse_int, parse_list};
-use variables::{NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
+use variables::{COMMAND_LINE, NOT_YET, VARIABLES, WITHOUT_EFFECT, find};
 
 /// What is shown instead of a secret.
 const HIDDEN: &str = "(hidden)";
@@ -634,6 +634,7 @@ fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
         } else if name.starts_with("SIDECAR_")
             && !VARIABLES.iter().any(|variable| variable.name == name)
             && !WITHOUT_EFFECT.iter().any(|(known, _)| known == name)
+            && !COMMAND_LINE.contains(&name.as_str())
         {
             warnings.push(format!(
                 "{name} is set, but no setting has that name; see --help"

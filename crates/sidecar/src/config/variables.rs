@@ -393,6 +393,9 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ),
 ];
 
+/// Variables that mean something to the operator's commands alone; their help says what.
+pub const COMMAND_LINE: &[&str] = &["SIDECAR_ADDR"];
+
 /// Variables of the original whose function this version does not have: a warning says so.
 pub const NOT_YET: &[&str] = &[
     "K8S_KUBE_API_IP",

@@ -41,7 +41,7 @@ impl BindAddress {
 
 /// Makes sure that `wanted` can be bound; `0.0.0.0`, `::` and loopback addresses always can.
 pub async fn ensure(wanted: IpAddr) -> BindAddress {
-    if is_always_there(wanted) || is_there(wanted).await {
+    if is_present(wanted).await {
         return BindAddress::Present(wanted);
     }
     match add(wanted).await {
@@ -52,6 +52,32 @@ pub async fn ensure(wanted: IpAddr) -> BindAddress {
             reason,
             remedy: remedy(wanted),
         },
+    }
+}
+
+/// Whether this host has the address, without adding it.
+pub async fn is_present(wanted: IpAddr) -> bool {
+    is_always_there(wanted) || is_there(wanted).await
+}
+
+/// The command that adds the address, for a user who may.
+pub fn command_to_add(wanted: IpAddr) -> String {
+    remedy(wanted)
+}
+
+/// Whether this process could add an address, found out by trying something that changes nothing.
+///
+/// # Errors
+/// Why it could not.
+pub async fn may_add() -> Result<(), String> {
+    #[cfg(target_os = "linux")]
+    {
+        let tried = super::netlink::may_change_addresses().await;
+        tried.map_err(|error| error.to_string())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        Err("this system's interfaces can only be changed by its administrator".to_owned())
     }
 }
 

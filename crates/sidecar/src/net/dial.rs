@@ -5,7 +5,11 @@
 
 use std::{fmt, future::Future, io, net::Ipv6Addr, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -14,7 +18,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::resolver::{ResolveError, Resolver};
+use super::{
+    pinned::Pinned,
+    resolver::{ResolveError, Resolver},
+};
 
 /// Opens connections. Cheap to clone; clones share the loaded root certificates.
 #[derive(Debug, Clone)]
@@ -219,15 +226,31 @@ impl Tls {
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        Ok(Self::of(&config))
+    }
+
+    fn pinned(certificate: CertificateDer<'static>) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Arc::new(Pinned::new(certificate, provider.clone()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self::of(&config))
+    }
+
+    fn of(config: &ClientConfig) -> Self {
         let offering = |protocol: &[u8]| {
             let mut config = config.clone();
             config.alpn_protocols = vec![protocol.to_vec()];
             Arc::new(config)
         };
-        Ok(Self {
+        Self {
             http1: offering(b"http/1.1"),
             http2: offering(b"h2"),
-        })
+        }
     }
 }
 
@@ -239,6 +262,27 @@ impl Dialer {
             resolver,
             tls: Arc::default(),
         }
+    }
+
+    /// The same, trusting these roots instead of the system's.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn trusting(resolver: Resolver, roots: RootCertStore) -> Result<Self, String> {
+        let tls = Arc::new(OnceCell::new_with(Some(Tls::new(roots)?)));
+        Ok(Self { resolver, tls })
+    }
+
+    /// The same for the one server that has this certificate, whatever name it carries.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn pinned(
+        resolver: Resolver,
+        certificate: CertificateDer<'static>,
+    ) -> Result<Self, String> {
+        let tls = Arc::new(OnceCell::new_with(Some(Tls::pinned(certificate)?)));
+        Ok(Self { resolver, tls })
     }
 
     /// Connects to an address of the host, and gives each a fair share of the time that is left.
@@ -327,10 +371,7 @@ fn system_roots() -> Result<RootCertStore, String> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use rustls::{
-        ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer},
-    };
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
@@ -340,10 +381,7 @@ pub(crate) mod tests {
         let root = include_bytes!("../../tests/vectors/tls/root.der");
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(&root[..])).unwrap();
-        Dialer {
-            resolver: Resolver::default(),
-            tls: Arc::new(OnceCell::new_with(Some(Tls::new(roots).unwrap()))),
-        }
+        Dialer::trusting(Resolver::default(), roots).unwrap()
     }
 
     /// The server's side, with a certificate of that root for 127.0.0.1.

@@ -19,7 +19,8 @@ use hyper::{
     body::Incoming,
     client::conn::http1,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, LOCATION, SET_COOKIE, USER_AGENT,
+        AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, LOCATION, SET_COOKIE,
+        USER_AGENT,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -82,6 +83,9 @@ struct Content {
     /// A document makes it a POST.
     json: Option<Bytes>,
     cookie: String,
+    /// A command: a POST without a document.
+    command: bool,
+    headers: HeaderMap,
 }
 
 /// Why there is no answer. Trying again may help with all but [`HttpError::InvalidUrl`].
@@ -160,6 +164,33 @@ impl Answer {
         }
         Ok(None)
     }
+
+    /// All of the body.
+    ///
+    /// # Errors
+    /// When not all of it comes in time, or it is longer than `bytes_max`.
+    pub async fn document(
+        mut self,
+        bytes_max: usize,
+        deadline: Deadline,
+    ) -> Result<Bytes, HttpError> {
+        let url = self.url.clone();
+        let reading = async {
+            let mut document = BytesMut::new();
+            while let Some(piece) = self.next().await? {
+                if document.len() + piece.len() > bytes_max {
+                    return Err(HttpError::Answer {
+                        url: self.url.clone(),
+                        reason: format!("more than {bytes_max} bytes"),
+                    });
+                }
+                document.extend_from_slice(&piece);
+            }
+            Ok(document.freeze())
+        };
+        let document = deadline.within("reading the answer", reading).await;
+        document.map_err(|late| HttpError::Late { url, late })?
+    }
 }
 
 /// One response seen from the redirect loop.
@@ -205,6 +236,7 @@ impl HttpClient {
         let content = Content {
             json: Some(document.into()),
             cookie: cookie.to_owned(),
+            ..Content::default()
         };
         self.send(url, content, limit).await
     }
@@ -230,26 +262,37 @@ impl HttpClient {
         limit: Duration,
     ) -> Result<(u16, Bytes), HttpError> {
         let deadline = Deadline::after(limit);
-        let mut answer = self.follow(url, Content::default(), deadline).await?;
-        let reading = async {
-            let mut document = BytesMut::new();
-            while let Some(piece) = answer.next().await? {
-                if document.len() + piece.len() > bytes_max {
-                    return Err(HttpError::Answer {
-                        url: answer.url.clone(),
-                        reason: format!("more than {bytes_max} bytes"),
-                    });
-                }
-                document.extend_from_slice(&piece);
-            }
-            Ok(document.freeze())
+        let answer = self.follow(url, Content::default(), deadline).await?;
+        let status = answer.status;
+        Ok((status, answer.document(bytes_max, deadline).await?))
+    }
+
+    /// Asks for `url`, or with `command` sends a POST without a body there, with these headers, and returns
+    /// when the head of the answer is there. No redirect is followed: what the headers hold is for this
+    /// server alone.
+    ///
+    /// # Errors
+    /// When there is no HTTP answer, or a redirect; any other status is an answer.
+    pub async fn open_directly(
+        &self,
+        url: &str,
+        command: bool,
+        headers: HeaderMap,
+        deadline: Deadline,
+    ) -> Result<Answer, HttpError> {
+        let target = Target::parse(url)?;
+        let content = Content {
+            command,
+            headers,
+            ..Content::default()
         };
-        let document = deadline.within("reading the answer", reading).await;
-        let document = document.map_err(|late| HttpError::Late {
-            url: without_credentials(url),
-            late,
-        })??;
-        Ok((answer.status, document))
+        match self.exchange(&target, &content, deadline).await? {
+            Step::Done(answer) => Ok(answer),
+            Step::Moved { to, .. } => Err(HttpError::Answer {
+                url: target.to_string(),
+                reason: format!("it sends us to {:?}", without_credentials(&to)),
+            }),
+        }
     }
 
     async fn send(
@@ -390,6 +433,7 @@ fn request(target: &Target, content: &Content) -> Result<Request<Full<Bytes>>, H
     let path = target.path.as_str();
     let mut request = match content.json {
         Some(_) => Request::post(path).header(CONTENT_TYPE, "application/json"),
+        None if content.command => Request::post(path),
         None => Request::get(path),
     };
     request = request
@@ -401,6 +445,9 @@ fn request(target: &Target, content: &Content) -> Result<Request<Full<Bytes>>, H
     }
     if !content.cookie.is_empty() {
         request = request.header(COOKIE, &content.cookie);
+    }
+    for (name, value) in &content.headers {
+        request = request.header(name, value);
     }
     request
         .body(Full::new(content.json.clone().unwrap_or_default()))

@@ -5,4 +5,5 @@ pub mod dial;
 pub mod http_client;
 #[cfg(target_os = "linux")]
 pub mod netlink;
+mod pinned;
 pub mod resolver;

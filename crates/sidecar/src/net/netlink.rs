@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::{
     Handle,
-    packet_route::address::{AddressAttribute, AddressMessage},
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage},
+    },
 };
 use tokio::task::JoinHandle;
 
@@ -92,6 +95,35 @@ pub async fn add_to_loopback(address: IpAddr) -> Result<(), NetlinkError> {
 }
 
 const LOOPBACK: &str = "lo";
+/// A number that no interface has: the kernel counts up from 1.
+const NO_INTERFACE: u32 = i32::MAX as u32;
+
+/// Whether this process may change addresses, found out by trying: it asks for an address to be removed from an
+/// interface that does not exist, so nothing can change. The kernel looks at privileges first.
+///
+/// # Errors
+/// Why it may not.
+pub async fn may_change_addresses() -> Result<(), NetlinkError> {
+    let connection = Connection::open()?;
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = NO_INTERFACE;
+    let removed = connection.handle.address().del(message).execute().await;
+    match removed.map_err(NetlinkError::from) {
+        Err(NetlinkError::Refused(error))
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::Unsupported
+            ) =>
+        {
+            Err(NetlinkError::Refused(error))
+        }
+        // Privileged enough to be told that there is no such interface.
+        Err(NetlinkError::Refused(_)) | Ok(()) => Ok(()),
+        Err(other) => Err(other),
+    }
+}
 
 /// The address itself; on a point-to-point link `Address` is the other end and `Local` is ours.
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {

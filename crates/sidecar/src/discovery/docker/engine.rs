@@ -127,7 +127,7 @@ fn innermost(error: &hyper::Error) -> String {
     error.to_string()
 }
 
-/// Asks whether an engine answers at `endpoint`.
+/// Asks whether an engine answers at `endpoint`, and returns the version of the API that it names.
 ///
 /// # Errors
 /// When it does not, within `timeout`, answer a ping with success.
@@ -135,12 +135,21 @@ pub async fn engine_answers(
     endpoint: &Endpoint,
     resolver: &Resolver,
     timeout: Duration,
-) -> Result<(), EngineError> {
+) -> Result<Option<String>, EngineError> {
     let engine = Engine {
         timeout,
         ..Engine::new(endpoint.clone(), resolver.clone())
     };
-    engine.get("/_ping").await.map(drop)
+    Ok(engine.get("/_ping").await?.version())
+}
+
+impl Answer {
+    /// The version of the API that the engine names, if it is one.
+    fn version(&self) -> Option<String> {
+        let named = self.response.headers().get("api-version")?;
+        let named = named.to_str().ok()?.trim();
+        is_version(named).then(|| named.to_owned())
+    }
 }
 
 /// One engine to be asked.
@@ -180,21 +189,20 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        let version = answer
-            .response
-            .headers()
-            .get("api-version")
-            .and_then(|it| it.to_str().ok());
-        self.version_prefix = match version.map(str::trim) {
-            Some(it) if is_version(it) => format!("/v{it}"),
-            _ => String::new(),
-        };
+        let version = answer.version();
+        self.version_prefix = version.map_or_else(String::new, |it| format!("/v{it}"));
         Ok(())
     }
 
     /// All running containers.
     pub(super) async fn list(&self) -> Result<Listing, EngineError> {
         self.listing(format!("{}/containers/json", self.version_prefix))
+            .await
+    }
+
+    /// All containers, those that do not run included.
+    pub(super) async fn list_all(&self) -> Result<Listing, EngineError> {
+        self.listing(format!("{}/containers/json?all=1", self.version_prefix))
             .await
     }
 

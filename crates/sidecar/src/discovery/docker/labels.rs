@@ -143,11 +143,15 @@ pub(super) fn follows_networks(container: &Container) -> bool {
     container.label(NETWORK).is_some()
 }
 
+/// Whether its owner wants it not to be announced.
+pub(super) fn is_hidden(container: &Container) -> bool {
+    container.label(DISCOVER) == Some("false")
+}
+
 /// Maps one container as `host` announces it.
 pub(super) fn map(container: &Container, host: Host<'_>) -> Mapped {
     let mut complaints = Vec::new();
-    let hidden = container.label(DISCOVER) == Some("false");
-    if hidden || container.is_restarting() || container.is_paused() {
+    if is_hidden(container) || container.is_restarting() || container.is_paused() {
         return Mapped {
             instance: None,
             complaints,

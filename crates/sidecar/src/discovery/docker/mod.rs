@@ -16,6 +16,7 @@ mod labels;
 mod lines;
 mod names;
 mod report;
+mod sightings;
 mod stop;
 mod tls;
 mod wire;
@@ -36,6 +37,7 @@ pub use self::{
     endpoint::{Encryption, Endpoint, InvalidEndpoint},
     engine::{EngineError, engine_answers},
     names::Naming,
+    sightings::{Sighting, sightings},
 };
 
 /// How containers are found and announced.

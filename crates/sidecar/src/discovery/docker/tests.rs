@@ -139,7 +139,7 @@ async fn answer(
         let listed = containers.lock().await.clone();
         let asked = |it: &&Value| {
             let id = it["Id"].as_str().unwrap_or("none");
-            path.ends_with("/json") || path.contains(id)
+            path.ends_with("/json") || path.ends_with("?all=1") || path.contains(id)
         };
         let body = Value::from_iter(listed.iter().filter(asked).cloned()).to_string();
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -408,6 +408,48 @@ async fn a_hidden_container_is_never_announced() {
     )
     .await;
     assert_eq!(source.next().await, "apply bbbbbbbbbbbb db [1]");
+}
+
+#[tokio::test]
+async fn who_looks_for_a_container_is_told_why_it_is_not_announced() {
+    let mut hidden = container(A, "web", 32768);
+    hidden["Labels"]["SidecarDiscover"] = json!("false");
+    let with = |state: &str, status: &str| {
+        let mut container = container(B, "db", 1);
+        container["Names"] = json!(["/db-1"]);
+        container["State"] = json!(state);
+        container["Status"] = json!(status);
+        container
+    };
+    let engine = FakeEngine::start(vec![
+        hidden,
+        with("running", "Up 3 minutes"),
+        with("exited", "Exited (1) 3 minutes ago"),
+        with("paused", "Up 3 minutes (Paused)"),
+        with("restarting", "Restarting (1) 2 seconds ago"),
+    ]);
+    let (naming, resolver) = (Naming::default(), Resolver::default());
+    let seen = sightings(&engine.endpoint(), &naming, &resolver, PATIENCE).await;
+    let seen: Vec<_> = seen
+        .unwrap()
+        .into_iter()
+        .map(|it| {
+            (
+                it.service,
+                it.absence.map(|it| format!("{}: {}", it.0, it.1)),
+            )
+        })
+        .collect();
+    let absence = |number: usize| seen[number].1.clone().unwrap_or_default();
+    assert_eq!(seen[0].0, "web");
+    assert!(absence(0).contains("SidecarDiscover=false"));
+    assert_eq!(seen[1], ("db".to_owned(), None));
+    let exited = "it does not run: Exited (1) 3 minutes ago: docker logs db-1, docker start db-1";
+    assert_eq!(absence(2), exited);
+    assert_eq!(absence(3), "it is paused: docker unpause db-1");
+    assert!(absence(4).ends_with("docker logs db-1"));
+    let requests = engine.requests.lock().await;
+    assert!(requests[1].starts_with("GET /v1.41/containers/json?all=1 "));
 }
 
 #[tokio::test]

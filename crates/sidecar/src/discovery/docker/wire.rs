@@ -115,6 +115,17 @@ impl Container {
         self.state.as_deref() == Some("paused")
     }
 
+    /// Whether it runs; an engine that does not say lists none that do not.
+    pub(super) fn is_running(&self) -> bool {
+        self.state.as_deref().is_none_or(|state| state == "running")
+    }
+
+    /// `Exited (1) 3 minutes ago`, or at least `exited`.
+    pub(super) fn state_for_people(&self) -> &str {
+        let words = self.status.as_deref().filter(|it| !it.is_empty());
+        words.or(self.state.as_deref()).unwrap_or("unknown")
+    }
+
     /// The same container without its state: an event has said that it is over.
     pub(super) fn resumed(&self) -> Self {
         Self {

@@ -56,3 +56,12 @@ pub fn retire(gossip_port: u16) {
         Err(error) => tracing::debug!(%error, "no rules are taken away"),
     }
 }
+
+/// Whether this process may use nf_tables here, found out by reading the number of its generation.
+///
+/// # Errors
+/// What the kernel says: no privilege, or no nf_tables.
+#[cfg(target_os = "linux")]
+pub fn is_usable() -> Result<(), NftError> {
+    nft::socket::Nft::open()?.generation().map(drop)
+}
