@@ -221,7 +221,13 @@ fn connections_to_who_drains_go_on() {
     let lab = Lab::new(Machine::Shared, &NAMES[..2]);
     let cluster = Cluster::start(&lab, 2);
     let beta = lab.host(1);
-    let mut stream = beta.connect((PROXY_IP, ECHO).into()).expect("served");
+    let mut stream = None;
+    eventually("the echo is served", SETTLED, || {
+        let served = beta.connect((PROXY_IP, ECHO).into());
+        stream = Some(served.map_err(|error| error.to_string())?);
+        Ok(())
+    });
+    let mut stream = stream.expect("served");
     let mut turn = |word: &[u8; 4]| {
         stream.write_all(word).expect("it is open");
         let mut said = [0; 4];
@@ -294,8 +300,8 @@ fn a_drain_outlives_a_lone_agent_with_its_end() {
     let web = id(&cluster.agents[0], "web", "alpha");
     let echo = id(&cluster.agents[0], "echo", "alpha");
     command(&cluster.agents[0], &echo, "drain");
-    command(&cluster.agents[0], &web, "drain?timeout=12s");
     let drained = Instant::now();
+    command(&cluster.agents[0], &web, "drain?timeout=12s");
     let shows = |agent: &Agent, service: &str, status| {
         agent.expect_instances(service, &[("alpha", status)])
     };
