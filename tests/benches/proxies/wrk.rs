@@ -34,7 +34,8 @@ pub(crate) fn run_with(
         format!("--duration={secs}s"),
     );
     let url = format!("http://{to}{path}");
-    let mut command = vec!["wrk", "--threads=1", "--latency", &connections, &secs];
+    let mut command = vec!["wrk", "--threads=1", "--latency", "--timeout=60s"];
+    command.extend([connections.as_str(), secs.as_str()]);
     command.extend(header.as_deref());
     command.push(&url);
     let output = host.run(&command);
