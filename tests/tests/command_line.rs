@@ -343,9 +343,7 @@ fn drain_and_undrain_tell_who_has_confirmed() {
             .expect_instances("web", &drained)
             .expect("all have confirmed");
     }
-    sidecar(&host, "explain web")
-        .ends(0)
-        .says(&["record   it is Draining", "sidecar undrain "]);
+    sidecar(&host, "explain web").says(&["record   it is Draining", "sidecar undrain "]);
     let document = sidecar(&host, "undrain web --wait=10s --json")
         .ends(0)
         .json();
