@@ -10,8 +10,8 @@ use std::{
 };
 
 use blackbox::{
-    API_PORT, Agent, AgentBuilder, Answer, Exit, GOSSIP_PORT, Host, Lab, Machine, Process,
-    Responder, Status, eventually,
+    API_PORT, Agent, AgentBuilder, Answer, Engine, Exit, GOSSIP_PORT, Host, IMAGE, Lab, Machine,
+    Process, Responder, Status, eventually,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -622,6 +622,99 @@ fn names_of_the_network_do_not_reach_the_terminal_raw() {
     is_harmless(&watch.log());
     watch.signal(Signal::INT);
     assert_eq!(watch.ends(SEEN).0, Exit::Code(0));
+}
+
+#[test]
+fn an_agent_that_speaks_tls_is_known_by_its_certificate_on_its_own_host() {
+    let lab = Lab::new(Machine::Shared, &["solo", "other"]);
+    let host = lab.host(0);
+    blackbox::require("openssl");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|it| lab.dir().join(it).display().to_string());
+    let curve = "ec_paramgen_curve:prime256v1";
+    host.said(&[
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        curve,
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=elsewhere",
+        "-addext",
+        "subjectAltName=IP:10.88.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-keyout",
+        &key,
+        "-out",
+        &cert,
+    ]);
+    let _agent = AgentBuilder::new(&lab, 0)
+        .env("SIDECAR_API_TLS_CERT", &cert)
+        .env("SIDECAR_API_TLS_KEY", &key)
+        .launch();
+    let env = [("SIDECAR_API_TLS_CERT", cert.as_str())];
+    eventually("it answers its own host", SEEN, || {
+        let said = run(host, &env, &["members"]);
+        let is_there = said.code == 0 && said.out.contains("solo");
+        is_there.then_some(()).ok_or_else(|| format!("{said:?}"))
+    });
+    let there = ["members", "--addr", "https://10.88.0.1", "--ca", &cert];
+    run(lab.host(1), &[], &there).ends(0).says(&["solo"]);
+    run(lab.host(1), &[], &there[..3])
+        .ends(3)
+        .complains(&["cannot reach the agent at https://"]);
+    sidecar(host, "members")
+        .ends(1)
+        .complains(&["this port speaks TLS"]);
+}
+
+#[test]
+fn explain_finds_containers_that_are_not_announced() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let host = lab.host(0);
+    let engine = Engine::start(&lab, host, "page");
+    let hidden = [
+        "--label",
+        "ServiceName=cart",
+        "--label",
+        "SidecarDiscover=false",
+    ];
+    for (name, options) in [
+        ("cart-1", &hidden[..]),
+        ("jobs-1", &["--label", "ServiceName=jobs"]),
+    ] {
+        engine.docker(&[&["run", "-d", "--name", name], options, &[IMAGE]].concat());
+    }
+    let url = engine.url();
+    let env = [
+        ("SIDECAR_DISCOVERY", "docker"),
+        ("DOCKER_URL", url.as_str()),
+    ];
+    let _agent = AgentBuilder::new(&lab, 0)
+        .env("SIDECAR_DISCOVERY", "docker")
+        .env("DOCKER_URL", &url)
+        .start();
+    run(host, &env, &["explain", "cart"]).ends(1).says(&[
+        "✗ source   container cart-1 (",
+        "is not announced: its label SidecarDiscover=false hides it",
+        "✗ record   nobody in the cluster announces it",
+    ]);
+    sidecar(host, "explain jobs")
+        .ends(1)
+        .says(&["✗ ports    it asks for no service port"]);
+    engine.docker(&["kill", "jobs-1"]);
+    eventually("the other is known to have ended", SEEN, || {
+        let said = run(host, &env, &["explain", "jobs"]);
+        let is_told = said.code == 1 && said.out.contains("it does not run: Exited (137)");
+        is_told.then_some(()).ok_or_else(|| format!("{said:?}"))
+    });
+    let well = run(host, &env, &["doctor"]);
+    well.says(&[&format!("✓ docker   the engine at {url} answers, API 1.")]);
 }
 
 #[test]
