@@ -258,46 +258,81 @@ pub fn encode_change_event(snapshot: &Snapshot, change: &Change) -> String {
 /// arrays stay on one line.
 pub fn indent(compact: &str) -> String {
     let mut out = String::with_capacity(compact.len() * 2);
+    let bytes = compact.as_bytes();
     let mut depth = 0_usize;
-    let mut in_text = false;
-    let mut escaped = false;
-    let mut previous = ' ';
-    for character in compact.chars() {
-        if in_text {
-            out.push(character);
-            in_text = escaped || character != '"';
-            escaped = !escaped && character == '\\';
-            previous = character;
-            continue;
+    let mut previous = b' ';
+    let mut at = 0;
+    // By runs: texts are most of a document, and nothing in them is looked at twice.
+    while let Some(&byte) = bytes.get(at) {
+        let opened = matches!(previous, b'{' | b'[');
+        let opens = matches!(byte, b'{' | b'[');
+        let closes = matches!(byte, b'}' | b']');
+        if closes {
+            depth = depth.saturating_sub(1);
         }
-        match character {
-            '{' | '[' => depth += 1,
-            '}' | ']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        let opened = matches!(previous, '{' | '[');
-        let closes = matches!(character, '}' | ']');
         if opened != closes {
-            new_line(
-                &mut out,
-                depth - usize::from(matches!(character, '{' | '[')),
-            );
+            new_line(&mut out, depth);
         }
-        out.push(character);
-        match character {
-            '"' => in_text = true,
-            ',' => new_line(&mut out, depth),
-            ':' => out.push(' '),
+        if opens {
+            depth += 1;
+        }
+        previous = byte;
+        let end = at + run(&bytes[at..]);
+        out.push_str(&compact[at..end]);
+        at = end;
+        match byte {
+            b',' => new_line(&mut out, depth),
+            b':' => out.push(' '),
             _ => {}
         }
-        previous = character;
     }
     out
+}
+
+/// The length of what begins here and stays together: a text, a number or word, or one sign.
+fn run(bytes: &[u8]) -> usize {
+    let is_sign = |byte: &u8| matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':' | b'"');
+    let Some((first, rest)) = bytes.split_first() else {
+        return 0;
+    };
+    if *first != b'"' {
+        let is_over = || rest.iter().position(is_sign).unwrap_or(rest.len());
+        return if is_sign(first) { 1 } else { 1 + is_over() };
+    }
+    let mut at = 0;
+    while let Some(step) = rest[at..]
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\'))
+    {
+        at += step;
+        if rest[at] == b'"' {
+            return at + 2;
+        }
+        // With what it escapes.
+        at = (at + 2).min(rest.len());
+    }
+    bytes.len()
 }
 
 fn new_line(out: &mut String, depth: usize) {
     out.push('\n');
     for _ in 0..depth {
         out.push_str("  ");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indent;
+
+    #[test]
+    fn signs_in_texts_are_left_alone() {
+        let compact = "{\"a\\\\\":[\"{,:}\\\"[\",-1.5e3,null],\"ü\\u003c\":{},\"b\":[]}";
+        let indented = "{\n  \"a\\\\\": [\n    \"{,:}\\\"[\",\n    -1.5e3,\n    null\n  ],\n  \"ü\\u003c\": {},\n  \"b\": []\n}";
+        assert_eq!(indent(compact), indented);
+        // What is no JSON is no reason to fall over.
+        for broken in ["", "\"", "\"\\", "\"ü\\ü", "}]", "{\"a", "\\\"", "ü"] {
+            indent(broken);
+        }
     }
 }

@@ -42,11 +42,15 @@ const HOSTS_DELAY: Duration = Duration::from_millis(20);
 const TRAFFIC_EVERY: Duration = Duration::from_secs(2);
 /// A reader hears at least so often that there is still somebody.
 pub(super) const TICK_EVERY: Duration = Duration::from_secs(15);
-/// Rest after readers were woken, for each of them: waking one and writing to it takes about a third
-/// of this, so that they never take more than a third of a processor, however much there is to tell.
+/// Rest after readers were woken, for each of them: waking one and writing to it takes less than half
+/// of this, so that they never take more than half a processor, however much there is to tell.
 const REST_PER_READER: Duration = Duration::from_micros(20);
+/// Rests shorter than this are saved up: no timer is finer.
+const REST_MIN: Duration = Duration::from_millis(1);
 /// Longest of these rests.
 const REST_MAX: Duration = Duration::from_millis(250);
+/// Readers are woken in so many groups, one after the other, so that nobody else waits for all of them.
+const GROUPS: usize = 16;
 
 /// The latest changes and the newest of all else.
 #[derive(Debug)]
@@ -54,8 +58,10 @@ pub struct Journal {
     started: Timestamp,
     epoch: String,
     content: Mutex<Content>,
-    /// Counts what there is to look at.
-    news: watch::Sender<u64>,
+    /// Each tells one group of readers the count of what there is to look at.
+    news: [watch::Sender<u64>; GROUPS],
+    /// Who came so far; each goes to the next group.
+    readers: AtomicUsize,
     traffic_readers: AtomicUsize,
 }
 
@@ -153,7 +159,8 @@ impl Journal {
             started,
             epoch: format!("{:x}", started.as_unix_nanos() / 1_000),
             content: Mutex::default(),
-            news: watch::Sender::new(0),
+            news: std::array::from_fn(|_| watch::Sender::new(0)),
+            readers: AtomicUsize::new(0),
             traffic_readers: AtomicUsize::new(0),
         }
     }
@@ -269,7 +276,8 @@ impl Journal {
 
     /// A receiver that is told when there is something to look at.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+        let number = self.readers.fetch_add(1, Ordering::Relaxed);
+        self.news[number % GROUPS].subscribe()
     }
 
     /// Says that a reader wants to hear of the traffic, until the value is dropped.
@@ -304,10 +312,6 @@ impl Journal {
         content.kept.clear();
     }
 
-    fn wake(&self) {
-        self.news.send_modify(|count| *count += 1);
-    }
-
     /// Writes down what happens until `shutdown`, or until who makes changes is gone.
     pub async fn run(
         self: Arc<Self>,
@@ -320,8 +324,7 @@ impl Journal {
         let mut told = Vec::new();
         let mut hosts_due = Some(Instant::now());
         let mut hosts_rested = Instant::now();
-        let mut rested = Instant::now();
-        let mut is_news = false;
+        let mut waking = Waking::new();
         let mut tick = every(TICK_EVERY);
         let mut traffic = every(TRAFFIC_EVERY);
         loop {
@@ -329,11 +332,8 @@ impl Journal {
                 // What is due comes first: changes may come without a pause.
                 biased;
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep_until(rested), if is_news => {
-                    is_news = false;
-                    self.wake();
-                    let readers = u32::try_from(self.news.receiver_count()).unwrap_or(u32::MAX);
-                    rested = Instant::now() + (REST_PER_READER.saturating_mul(readers)).min(REST_MAX);
+                () = tokio::time::sleep_until(waking.rested), if waking.is_due() => {
+                    waking.wake(&self.news);
                 }
                 () = until(hosts_due), if hosts_due.is_some() => {
                     hosts_due = None;
@@ -343,17 +343,17 @@ impl Journal {
                         told.clone_from(&document.liveness);
                         let list = String::from_utf8_lossy(&document.list);
                         self.content().hosts.replace("hosts", &list);
-                        is_news = true;
+                        waking.count += 1;
                     }
                 }
                 _ = tick.tick() => {
                     self.content().ticks += 1;
-                    is_news = true;
+                    waking.count += 1;
                 }
                 _ = traffic.tick() => if self.traffic_readers.load(Ordering::Relaxed) > 0 {
                     let data = traffic::encode(&plane.borrow().clone());
                     self.content().traffic.replace("traffic", &data);
-                    is_news = true;
+                    waking.count += 1;
                 },
                 change = changes.recv() => {
                     match change {
@@ -361,7 +361,7 @@ impl Journal {
                         Err(RecvError::Lagged(missed)) => self.skip(missed),
                         Err(RecvError::Closed) => return,
                     }
-                    is_news = true;
+                    waking.count += 1;
                 }
                 Ok(()) = members.changed() => {
                     hosts_due.get_or_insert_with(|| hosts_rested.max(Instant::now() + HOSTS_DELAY));
@@ -370,6 +370,51 @@ impl Journal {
                     hosts_due.get_or_insert_with(|| hosts_rested.max(Instant::now() + HOSTS_DELAY));
                 }
             }
+        }
+    }
+}
+
+/// Who was told of what, and when the next may be.
+#[derive(Debug)]
+struct Waking {
+    /// Counts what there is to look at.
+    count: u64,
+    /// The count that each group was told last.
+    told: [u64; GROUPS],
+    /// The group whose turn it is.
+    turn: usize,
+    /// Not before this is anybody woken.
+    rested: Instant,
+}
+
+impl Waking {
+    fn new() -> Self {
+        Self {
+            count: 0,
+            told: [0; GROUPS],
+            turn: 0,
+            rested: Instant::now(),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.told[self.turn] != self.count
+    }
+
+    /// Wakes one group after the other until it is time to rest, or all know.
+    fn wake(&mut self, news: &[watch::Sender<u64>; GROUPS]) {
+        let now = Instant::now();
+        self.rested = self.rested.max(now);
+        while self.is_due() && self.rested < now + REST_MIN {
+            let group = &news[self.turn];
+            self.told[self.turn] = self.count;
+            self.turn = (self.turn + 1) % GROUPS;
+            // Alone for who listens: without anybody it is not even looked at.
+            let readers = u32::try_from(group.receiver_count()).unwrap_or(u32::MAX);
+            if readers > 0 {
+                group.send_replace(self.count);
+            }
+            self.rested += REST_PER_READER.saturating_mul(readers).min(REST_MAX);
         }
     }
 }
@@ -394,5 +439,41 @@ pub(super) struct TrafficReader(Arc<Journal>);
 impl Drop for TrafficReader {
     fn drop(&mut self) {
         self.0.traffic_readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it takes to wake so many readers, and how many are woken at a time at most.
+    async fn woken(readers: usize) -> (Duration, usize) {
+        let journal = Journal::starting_now();
+        let seats: Vec<_> = (0..readers).map(|_| journal.subscribe()).collect();
+        let mut waking = Waking::new();
+        waking.count += 1;
+        let started = Instant::now();
+        let (mut before, mut most) = (0, 0);
+        while waking.is_due() {
+            tokio::time::sleep_until(waking.rested).await;
+            waking.wake(&journal.news);
+            let told = seats.iter().filter(|it| it.has_changed().unwrap()).count();
+            most = most.max(told - before);
+            before = told;
+        }
+        assert_eq!(before, readers);
+        (started.elapsed(), most)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_are_woken_in_groups_with_rests_between_and_few_at_once() {
+        assert_eq!(woken(0).await, (Duration::ZERO, 0));
+        assert_eq!(woken(3).await, (Duration::ZERO, 3));
+        let (took, most) = woken(1_600).await;
+        assert!((25..=40).contains(&took.as_millis()), "{took:?}");
+        assert!(most <= 200, "{most}");
+        let (took, most) = woken(16_000).await;
+        assert!((250..=400).contains(&took.as_millis()), "{took:?}");
+        assert!(most <= 1_000, "{most}");
     }
 }
