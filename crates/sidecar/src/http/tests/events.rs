@@ -328,7 +328,7 @@ async fn everybody_hears_everything_in_order() {
     const CHANGES: u64 = 300;
     let (api, agent) = api(Snapshot::empty("web-01", "lab"));
     let answers = Answers::new(api, LISTENERS, CancellationToken::new());
-    let mut listeners = tokio::task::JoinSet::new();
+    let mut listeners = JoinSet::new();
     for _ in 0..LISTENERS {
         let mut body = listen(&answers, "?topics=changes", &[]).await;
         listeners.spawn(async move {
