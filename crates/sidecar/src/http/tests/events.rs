@@ -323,3 +323,36 @@ async fn who_listens_takes_no_place_of_others() {
     listening.pop();
     listening.push(listen(&answers, "", &[]).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn everybody_hears_everything_in_order() {
+    const LISTENERS: usize = 300;
+    const CHANGES: u64 = 300;
+    let (api, agent) = api(Snapshot::empty("web-01", "lab"));
+    let answers = Answers::new(api, LISTENERS, CancellationToken::new());
+    let mut listeners = JoinSet::new();
+    for _ in 0..LISTENERS {
+        let mut body = listen(&answers, "?topics=changes", &[]).await;
+        listeners.spawn(async move {
+            assert_eq!(event(&mut body).await.name, "hello");
+            for number in 1..=CHANGES {
+                let change = change(&mut body).await;
+                let (_, heard) = change.id.rsplit_once('-').unwrap();
+                assert_eq!(heard, number.to_string(), "{}", change.name);
+            }
+        });
+    }
+    for number in 1..=CHANGES {
+        let second = u8::try_from(number % 60).unwrap();
+        agent.tell(
+            instance("web-01", "0f", Status::Alive, second),
+            Status::Unknown,
+        );
+        while !agent.changes.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+    while let Some(listener) = listeners.join_next().await {
+        listener.unwrap();
+    }
+}
