@@ -85,7 +85,7 @@ export class InstanceTable {
     setMoment(parts.updated.firstChild, it.updated);
     parts.check.replaceChildren(...this.evidence(it, own, check));
     // A button stays while it says the same: somebody may be about to press it.
-    const verbs = `${own}|${it.status}|${app.busy.has(it.key)}`;
+    const verbs = `${own}|${it.status === "Tombstone"}|${it.status === "Draining"}|${app.busy.has(it.key)}`;
     if (row.verbs !== verbs) parts.commands.replaceChildren(...this.commands(it, own));
     row.verbs = verbs;
   }
