@@ -84,7 +84,10 @@ export class InstanceTable {
     setMoment(parts.created.firstChild, it.created);
     setMoment(parts.updated.firstChild, it.updated);
     parts.check.replaceChildren(...this.evidence(it, own, check));
-    parts.commands.replaceChildren(...this.commands(it, own));
+    // A button stays while it says the same: somebody may be about to press it.
+    const verbs = `${own}|${it.status === "Tombstone"}|${it.status === "Draining"}|${app.busy.has(it.key)}`;
+    if (row.verbs !== verbs) parts.commands.replaceChildren(...this.commands(it, own));
+    row.verbs = verbs;
   }
 
   // In few words why it has its status.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blackbox::{Agent, AgentBuilder, Browser, Lab, Machine, eventually};
+use blackbox::{Agent, AgentBuilder, Browser, Lab, Machine, Request, eventually};
 use serde_json::{Value, json};
 
 use super::{SHOWN, page};
@@ -128,8 +128,14 @@ fn many() -> Vec<Value> {
 }
 
 fn count(agent: &Agent) -> Result<(), String> {
+    let request = Request {
+        // The documents are for those who call the agent by a name of its own.
+        headers: &[("Host", "localhost")],
+        ..Request::get("/api/v2/overview")
+    };
     let overview = agent
-        .api("/api/v2/overview")
+        .host
+        .request(agent.api_address(), &request)
         .map_err(|error| error.to_string())?;
     let overview: Value =
         serde_json::from_str(&overview.body).map_err(|error| error.to_string())?;

@@ -147,6 +147,11 @@ fn an_instance_is_drained_on_the_page_of_its_host() {
             })
         }
     };
+    // What still changes may move a button from under the mouse.
+    browser.wait("its check is done", SHOWN, &row_with("alpha", "200"));
+    for host in ["alpha", "beta", "gamma"] {
+        browser.wait("all are alive", SHOWN, &row_with(host, "Alive"));
+    }
     browser.click("#services [data-key=shared] .command");
     browser.wait(
         "it asks first",
