@@ -9,7 +9,7 @@ mod speed;
 #[path = "page/use_of_it.rs"]
 mod use_of_it;
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use blackbox::{API_PORT, Agent, AgentBuilder, Browser, Lab, Machine, Responder, eventually};
 use serde_json::{Value, json};
@@ -42,8 +42,12 @@ impl Site {
         let services = Responder::on_each(&lab, 8300);
         let agents: Vec<_> = (0..NAMES.len())
             .map(|host| {
+                // What an agent remembers of drains is neither another host's nor another run's.
+                let state = lab.dir().join(format!("state-{}", NAMES[host]));
+                fs::create_dir(&state).expect("the lab's directory can be written to");
                 AgentBuilder::new(&lab, host)
                     .services(&targets(host))
+                    .env("SIDECAR_STATE_DIR", &state.display().to_string())
                     .start()
             })
             .collect();
