@@ -1,5 +1,6 @@
 //! HTTP mode against clients and endpoints that are written down byte by byte.
 
+mod framing;
 mod http2;
 
 use tokio::sync::mpsc;
@@ -818,7 +819,6 @@ async fn nothing_but_its_socket_is_kept_of_a_quiet_client() {
     let (accepted, _) = listener.accept().await.unwrap();
     let serving = super::super::http::serve(accepted, port.clone(), shared);
     let size = size_of_val(&serving);
-    eprintln!("SIZE {size}");
     assert!(size <= 2048, "what waits with it has {size} bytes");
     let serving = tokio::spawn(serving);
     let lent = super::super::http::h1::buffer::lent;

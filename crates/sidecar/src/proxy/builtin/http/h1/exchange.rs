@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -207,16 +207,14 @@ impl Conversation<'_> {
         let upstream = attempt.lease.upstream();
         let (mut from_client, mut to_client) = self.client.split();
         let (mut from, mut to) = link.stream.split();
-        let before = upstream.sent_bytes.load(Relaxed);
+        let sent = AtomicU64::new(0);
         let limit = self.shared.limits.response_timeout;
-        let sending = write(&mut to, &asked.out, &upstream.sent_bytes);
-        within(limit, sending).await?.map_err(|_| {
-            let is_unsent = upstream.sent_bytes.load(Relaxed) == before;
-            if is_unsent {
-                Failure::Unsent
-            } else {
-                Failure::Lost
-            }
+        let sending = within(limit, write(&mut to, &asked.out, &sent)).await;
+        let sent = sent.into_inner();
+        upstream.sent_bytes.fetch_add(sent, Relaxed);
+        sending?.map_err(|_| match sent {
+            0 => Failure::Unsent,
+            _ => Failure::Lost,
         })?;
         asked.out.clear();
         if asked.request.expects_continue && asked.body.data_bytes == 0 {

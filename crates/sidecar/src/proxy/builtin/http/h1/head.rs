@@ -11,6 +11,8 @@ use super::super::{
     fields::{Field, has_word, words},
 };
 
+/// Longest lists of what concerns the connection, in bytes: every field is looked for in them.
+const CONNECTION_BYTES_MAX: usize = 4096;
 /// Most fields of a head.
 pub(super) const FIELDS_MAX: usize = 100;
 
@@ -135,6 +137,7 @@ impl<'a> Facts<'a> {
             takes_trailers: false,
             has_forwarded_proto: false,
         };
+        let mut connection_bytes = 0;
         for (field, kind) in fields.iter().zip(&mut facts.kinds) {
             *kind = Field::of(field.name.as_bytes());
             let value = field.value;
@@ -154,6 +157,10 @@ impl<'a> Facts<'a> {
                     facts.is_chunked = true;
                 }
                 Field::Connection => {
+                    connection_bytes += value.len();
+                    if connection_bytes > CONNECTION_BYTES_MAX {
+                        return Err(Reject::TooLarge);
+                    }
                     for word in words(value) {
                         if word.eq_ignore_ascii_case(b"close") {
                             facts.closes = true;

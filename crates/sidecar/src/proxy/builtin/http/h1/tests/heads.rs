@@ -176,6 +176,11 @@ fn a_request_is_understood_in_one_way_or_not_at_all() {
         ("GET / HTTP/1.1", "X: a\nY: b\n", "empty"),
         ("GET / HTTP/1.1", &ninety, "empty"),
         ("GET / HTTP/1.1", &many, "431"),
+        (
+            "GET / HTTP/1.1",
+            &format!("Connection: {}\r\n", "x,".repeat(3_000)),
+            "431",
+        ),
         ("GET / HTTP/1.1", &format!("X: {long}\r\n"), "431"),
         (&format!("GET /{long} HTTP/1.1"), "", "431"),
     ] {
