@@ -8,6 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyper::{
+    Request, Response, StatusCode, Uri, Version,
+    body::{Body as _, Incoming},
+    client::conn::http2::SendRequest,
+    header::{self, HeaderValue},
+    http::request,
+};
+
 use super::{
     access::Record,
     answers::Trouble,
@@ -19,13 +27,6 @@ use super::{
     progress::Progress,
 };
 use crate::proxy::builtin::{Shared, balance::Lease, connection, listener::Port};
-use hyper::{
-    Request, Response, StatusCode, Uri, Version,
-    body::{Body as _, Incoming},
-    client::conn::http2::SendRequest,
-    header::{self, HeaderValue},
-    http::request,
-};
 
 /// Answers the requests of one client's connection.
 #[derive(Debug)]

@@ -5,7 +5,8 @@
 //! read into a buffer of the thread, and its head written anew into another, with what has come of the body.
 //!
 //! - [`request`], [`response`], [`head`], [`chunks`]: what is understood and what is written; pure.
-//! - [`exchange`]: one request, from its head to the end of its answer; [`hearing`]: the head of the answer.
+//! - [`exchange`]: one request, from its head to the end of its answer; [`hearing`]: the head of the answer;
+//!   [`upload`]: a request whose body does not come at once.
 //! - [`body`]: bodies that do not come at once. [`link`]: connections to endpoints that wait.
 
 mod body;
@@ -20,6 +21,7 @@ mod response;
 #[cfg(test)]
 pub(super) mod tests;
 mod timer;
+mod upload;
 
 use std::{
     future::poll_fn,

@@ -1,7 +1,8 @@
 //! What is understood of bytes, whatever they are and however they come.
 
 mod bodies;
-mod heads;
+mod requests;
+mod responses;
 
 use std::net::SocketAddr;
 
