@@ -819,7 +819,7 @@ async fn nothing_but_its_socket_is_kept_of_a_quiet_client() {
     let (accepted, _) = listener.accept().await.unwrap();
     let serving = super::super::http::serve(accepted, port.clone(), shared);
     let size = size_of_val(&serving);
-    assert!(size <= 2048, "what waits with it has {size} bytes");
+    assert!(size <= 1024, "what waits with it has {size} bytes");
     let serving = tokio::spawn(serving);
     let lent = super::super::http::h1::buffer::lent;
     for _ in 0..2 {

@@ -34,13 +34,13 @@ pub(super) struct Attempt<'a> {
 
 impl Conversation<'_> {
     /// Answers a request, in one way or another.
-    pub(super) async fn answer(&mut self, asked: &mut Asked) -> Next {
+    pub(super) async fn answer(&mut self, mut asked: Asked) -> Next {
         self.port.counts.requests.fetch_add(1, Relaxed);
         if let Some(refusal) = asked.request.refusal {
-            return rarely(self.give_up(asked, Trouble::Refused(refusal), 0)).await;
+            return rarely(self.give_up(&mut asked, Trouble::Refused(refusal), 0)).await;
         }
         if asked.is_body_bad {
-            return rarely(self.give_up(asked, Trouble::ClientBroken, 0)).await;
+            return rarely(self.give_up(&mut asked, Trouble::ClientBroken, 0)).await;
         }
         let mut attempts = Attempts::new(self.port, self.shared, asked.started);
         let trouble = loop {
@@ -53,7 +53,7 @@ impl Conversation<'_> {
                 begun: attempts.now,
                 number: attempts.count,
             };
-            let failure = match self.attempt(attempt, asked).await {
+            let failure = match self.attempt(attempt, &mut asked).await {
                 Ok(next) => return next,
                 Err(failure) => failure,
             };
@@ -63,7 +63,7 @@ impl Conversation<'_> {
             }
         };
         let count = attempts.count;
-        rarely(self.give_up(asked, trouble, count)).await
+        rarely(self.give_up(&mut asked, trouble, count)).await
     }
 
     async fn attempt(&mut self, attempt: Attempt<'_>, asked: &mut Asked) -> Result<Next, Failure> {

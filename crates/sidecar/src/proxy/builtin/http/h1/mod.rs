@@ -1,7 +1,7 @@
 //! HTTP/1.1 from clients to endpoints. httparse reads heads; what is done here is framing and forwarding.
 //!
 //! A client's connection is one task, in which its requests' connections to endpoints are moved, too. While it
-//! waits it has no buffer. A small request and its answer take two reads, two writes, and no allocation: each is
+//! waits it has no buffer. A small request and its answer take two reads, two writes, and one allocation: each is
 //! read into a buffer of the thread, and its head written anew into another, with what has come of the body.
 //!
 //! - [`request`], [`response`], [`head`], [`chunks`]: what is understood and what is written; pure.
@@ -26,6 +26,7 @@ mod upload;
 use std::{
     future::poll_fn,
     net::SocketAddr,
+    pin::Pin,
     sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
     time::Instant,
@@ -73,7 +74,7 @@ struct Conversation<'a> {
     client: &'a mut TcpStream,
     address: SocketAddr,
     /// The address as endpoints are told it.
-    name: String,
+    name: Box<str>,
     port: &'a Port,
     shared: &'a Shared,
     inbox: Inbox,
@@ -111,7 +112,7 @@ pub(super) async fn converse(
     let mut it = Conversation {
         client,
         address,
-        name: address.ip().to_string(),
+        name: address.ip().to_string().into(),
         port,
         shared,
         inbox: Inbox::default(),
@@ -121,25 +122,39 @@ pub(super) async fn converse(
     let mut is_first = true;
     loop {
         let mut known = 0;
-        let mut asked = match poll_fn(|cx| it.poll_request(cx, since, is_first, &mut known)).await {
-            Ok(asked) => asked,
-            Err(Unasked::End(end)) => return end,
-            Err(Unasked::TooSlow) => return it.dismiss(StatusCode::REQUEST_TIMEOUT).await,
-            Err(Unasked::Rejected(reject)) => {
-                tracing::debug!(port = port.address.port(), client = %address, error = %reject,
-                    "a client's request is none");
-                return it.dismiss(reject.status()).await;
-            }
+        let next = match poll_fn(|cx| it.poll_request(cx, since, is_first, &mut known)).await {
+            Ok(asked) => apart(it.answer(asked)),
+            Err(unasked) => apart(it.part(unasked)),
         };
         is_first = false;
-        match it.answer(&mut asked).await {
+        match next.await {
             Next::Request(at) => since = at,
             Next::End(end) => return end,
         }
     }
 }
 
+/// Boxed, so that a client that waits for its next request takes no room for answering it.
+fn apart<'a>(
+    work: impl Future<Output = Next> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = Next> + Send + 'a>> {
+    Box::pin(work)
+}
+
 impl Conversation<'_> {
+    /// There is no request.
+    async fn part(&mut self, unasked: Unasked) -> Next {
+        Next::End(match unasked {
+            Unasked::End(end) => end,
+            Unasked::TooSlow => self.dismiss(StatusCode::REQUEST_TIMEOUT).await,
+            Unasked::Rejected(reject) => {
+                tracing::debug!(port = self.port.address.port(), client = %self.address,
+                    error = %reject, "a client's request is none");
+                self.dismiss(reject.status()).await
+            }
+        })
+    }
+
     /// Waits for a request, of which the first `known` bytes were looked at, from a client that has been quiet
     /// `since` then.
     fn poll_request(
