@@ -821,7 +821,7 @@ async fn nothing_but_its_socket_is_kept_of_a_quiet_client() {
     let size = size_of_val(&serving);
     assert!(size <= 1024, "what waits with it has {size} bytes");
     let serving = tokio::spawn(serving);
-    let lent = super::super::http::h1::buffer::lent;
+    let lent = super::super::http::h1::lent;
     for _ in 0..2 {
         // Everything here is done by one thread, which has lent a buffer for what is not whole.
         say(&mut client, "GET /a HTTP/1.1\r\n").await;

@@ -10,7 +10,7 @@
 //! - [`body`]: bodies that do not come at once. [`link`]: connections to endpoints that wait.
 
 mod body;
-pub(in crate::proxy::builtin) mod buffer;
+mod buffer;
 mod chunks;
 mod exchange;
 mod head;
@@ -36,6 +36,8 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::net::TcpStream;
 
+#[cfg(test)]
+pub(in crate::proxy::builtin) use self::buffer::lent;
 use self::{
     body::Transfer,
     buffer::{Inbox, Outbox},
