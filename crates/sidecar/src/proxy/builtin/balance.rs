@@ -211,7 +211,7 @@ impl Pool {
             inner.entries.iter().map(|it| it.endpoint.clone()).collect()
         };
         for upstream in upstreams {
-            upstream.idle.sweep(now);
+            upstream.sweep_idle(now);
         }
     }
 

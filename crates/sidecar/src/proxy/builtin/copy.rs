@@ -54,6 +54,25 @@ pub(super) fn tallies<'a>(port: &'a Port, upstream: &'a Upstream) -> (Tally<'a>,
     (up, down)
 }
 
+/// Which side of a copy failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    /// It cannot be read from.
+    #[error("the sender broke off: {0}")]
+    From(io::Error),
+    /// It cannot be written to.
+    #[error("the receiver is gone: {0}")]
+    To(io::Error),
+}
+
+impl From<CopyError> for io::Error {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::From(error) | CopyError::To(error) => error,
+        }
+    }
+}
+
 /// Copies until both sides have ended their half, or until either fails.
 ///
 /// # Errors
@@ -70,23 +89,43 @@ pub(super) async fn both_ways(
 }
 
 async fn one_way(from: &TcpStream, to: &TcpStream, tally: Tally<'_>) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        match CHUNK.with_borrow_mut(|chunk| step(from, to, chunk))? {
+    up_to(from, to, u64::MAX, |count| tally.add(count)).await?;
+    end(to)
+}
+
+/// Copies this many bytes, or fewer when the sender ends its half before. Says how many.
+///
+/// # Errors
+/// When either side fails.
+pub(super) async fn up_to(
+    from: &TcpStream,
+    to: &TcpStream,
+    most: u64,
+    moved: impl Fn(usize),
+) -> Result<u64, CopyError> {
+    let mut left = most;
+    while left > 0 {
+        from.readable().await.map_err(CopyError::From)?;
+        let most_now = usize::try_from(left).map_or(CHUNK_BYTES, |it| it.min(CHUNK_BYTES));
+        match CHUNK.with_borrow_mut(|chunk| step(from, to, &mut chunk[..most_now]))? {
             Step::Nothing => {}
-            Step::End => return end(to),
+            Step::End => break,
             Step::Moved { count, rest } => {
-                write(to, &rest).await?;
-                tally.add(count);
+                write(to, &rest).await.map_err(CopyError::To)?;
+                moved(count);
+                left -= count as u64;
                 #[cfg(target_os = "linux")]
-                if count == CHUNK_BYTES && splice::carry(from, to, tally).await? == Flow::Ended {
-                    return end(to);
+                if count == CHUNK_BYTES
+                    && splice::carry(from, to, &mut left, &moved).await? == Flow::Ended
+                {
+                    break;
                 }
             }
         }
         // Two fast sockets are always ready: give the thread's other connections their turn.
         coop::consume_budget().await;
     }
+    Ok(most - left)
 }
 
 enum Step {
@@ -96,20 +135,20 @@ enum Step {
 }
 
 /// One read, and as much of it written as the receiver takes right now.
-fn step(from: &TcpStream, to: &TcpStream, chunk: &mut [u8]) -> io::Result<Step> {
+fn step(from: &TcpStream, to: &TcpStream, chunk: &mut [u8]) -> Result<Step, CopyError> {
     let count = match from.try_read(chunk) {
         Ok(0) => return Ok(Step::End),
         Ok(count) => count,
         Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Step::Nothing),
-        Err(error) => return Err(error),
+        Err(error) => return Err(CopyError::From(error)),
     };
     let mut rest = &chunk[..count];
     while !rest.is_empty() {
         match to.try_write(rest) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(0) => return Err(CopyError::To(ErrorKind::WriteZero.into())),
             Ok(written) => rest = &rest[written..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+            Err(error) => return Err(CopyError::To(error)),
         }
     }
     Ok(Step::Moved {
@@ -122,7 +161,7 @@ fn step(from: &TcpStream, to: &TcpStream, chunk: &mut [u8]) -> io::Result<Step> 
 ///
 /// # Errors
 /// When the receiver is gone.
-pub(super) async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         to.writable().await?;
         match to.try_write(rest) {

@@ -21,6 +21,7 @@ mod copy;
 mod figures;
 mod http;
 mod listener;
+mod signal;
 #[cfg(target_os = "linux")]
 mod splice;
 mod status;
@@ -52,7 +53,7 @@ pub use self::{
     figures::{BUCKET_BOUNDS_MICROS, RequestStatus},
     status::{EndpointStatus, ListenError, ListenState, PlaneStatus, PortStatus},
 };
-use self::{http::AccessLog, listener::Port};
+use self::{http::AccessLog, listener::Port, signal::Signal};
 use super::is_listener;
 use crate::routes::{Route, Routes, changed_ports};
 
@@ -195,11 +196,11 @@ struct Shared {
     permits: Arc<Semaphore>,
     connections: TaskTracker,
     /// Ends established connections.
-    cut_off: CancellationToken,
+    cut_off: Signal,
     /// Clients of http and ws mode are to come again on another connection: another plane serves the ports.
-    retiring: CancellationToken,
+    retiring: Signal,
     /// The same, and who waits for its next request is not waited for.
-    closing: CancellationToken,
+    closing: Signal,
     access_log: Option<AccessLog>,
     /// A listener changed its state.
     news: Notify,
@@ -220,12 +221,12 @@ impl Shared {
         };
         Self {
             limits,
-            retiring: CancellationToken::new(),
-            closing: CancellationToken::new(),
+            retiring: Signal::default(),
+            closing: Signal::default(),
             access_log: options.access_log.as_ref().and_then(open),
             permits: Arc::new(Semaphore::new(limits.connections_max)),
             connections: TaskTracker::new(),
-            cut_off: CancellationToken::new(),
+            cut_off: Signal::default(),
             news: Notify::new(),
             accept_failures: AtomicU64::new(0),
             trouble_logged: Mutex::new(None),

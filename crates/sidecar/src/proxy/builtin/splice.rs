@@ -12,7 +12,7 @@ use std::{
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{io::Interest, net::TcpStream, task::coop};
 
-use super::copy::Tally;
+use super::copy::CopyError;
 
 /// Bytes a pipe may hold: four times Linux's default, so that a pair of calls moves more.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -26,7 +26,7 @@ static IDLE: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
 pub(super) enum Flow {
     /// The sender has ended its half.
     Ended,
-    /// The sender has nothing to send right now, or there is no pipe.
+    /// The sender has nothing to send right now, what was wanted was carried, or there is no pipe.
     Paused,
 }
 
@@ -38,32 +38,37 @@ struct Pipe {
     bytes: usize,
 }
 
-/// Carries bytes as long as there are any.
+/// Carries bytes as long as there are any, and `left` of them at most.
 ///
 /// # Errors
 /// When one side fails.
-pub(super) async fn carry(from: &TcpStream, to: &TcpStream, tally: Tally<'_>) -> io::Result<Flow> {
+pub(super) async fn carry(
+    from: &TcpStream,
+    to: &TcpStream,
+    left: &mut u64,
+    moved: impl Fn(usize),
+) -> Result<Flow, CopyError> {
     // Without descriptors, copying still works.
     let Ok(pipe) = Pipe::borrow() else {
         return Ok(Flow::Paused);
     };
-    loop {
-        let count = match pipe.fill(from) {
+    while *left > 0 {
+        let count = match pipe.fill(from, *left) {
             Ok(0) => {
                 pipe.give_back();
                 return Ok(Flow::Ended);
             }
             Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                pipe.give_back();
-                return Ok(Flow::Paused);
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(CopyError::From(error)),
         };
-        pipe.empty(to, count).await?;
-        tally.add(count);
+        pipe.empty(to, count).await.map_err(CopyError::To)?;
+        moved(count);
+        *left -= count as u64;
         coop::consume_budget().await;
     }
+    pipe.give_back();
+    Ok(Flow::Paused)
 }
 
 impl Pipe {
@@ -90,9 +95,10 @@ impl Pipe {
         }
     }
 
-    fn fill(&self, from: &TcpStream) -> io::Result<usize> {
+    fn fill(&self, from: &TcpStream, most: u64) -> io::Result<usize> {
+        let most = usize::try_from(most).map_or(self.bytes, |it| it.min(self.bytes));
         from.try_io(Interest::READABLE, || {
-            Ok(splice(from, None, &self.writer, None, self.bytes, flags())?)
+            Ok(splice(from, None, &self.writer, None, most, flags())?)
         })
     }
 
@@ -118,7 +124,7 @@ fn flags() -> SpliceFlags {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -151,19 +157,19 @@ mod tests {
             receiver.read_to_end(&mut got).await.unwrap();
             got
         });
-        let (carried, also) = (AtomicU64::new(0), AtomicU64::new(0));
-        let tally = Tally {
-            port: &carried,
-            endpoint: &also,
+        let carried = AtomicU64::new(0);
+        let moved = |count: usize| {
+            carried.fetch_add(count as u64, Relaxed);
         };
-        while carry(&from, &to, tally).await.unwrap() == Flow::Paused {
+        let mut left = u64::MAX;
+        while carry(&from, &to, &mut left, moved).await.unwrap() == Flow::Paused {
             from.readable().await.unwrap();
         }
         sending.await.unwrap();
         drop(to);
         assert!(receiving.await.unwrap() == expected);
+        assert_eq!(u64::MAX - left, BYTES as u64);
         assert_eq!(carried.into_inner(), BYTES as u64);
-        assert_eq!(also.into_inner(), BYTES as u64);
     }
 
     #[tokio::test]
@@ -177,11 +183,7 @@ mod tests {
         to.readable().await.unwrap();
         sender.write_all(&[1; 1000]).await.unwrap();
         from.readable().await.unwrap();
-        let count = AtomicU64::new(0);
-        let tally = Tally {
-            port: &count,
-            endpoint: &count,
-        };
-        assert!(carry(&from, &to, tally).await.is_err());
+        let carried = carry(&from, &to, &mut 1000, |_| ()).await;
+        assert!(matches!(carried, Err(CopyError::To(_))), "{carried:?}");
     }
 }

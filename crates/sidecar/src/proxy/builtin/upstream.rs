@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     figures::RequestFigures,
-    http::{h2::SharedLink, link::IdleLinks},
+    http::{h1::link::WaitingLinks, h2::SharedLink, link::IdleLinks},
 };
 
 /// Latencies below this are taken for equal: a single answer that a busy machine delays must not move traffic.
@@ -35,6 +35,8 @@ pub(super) struct Upstream {
     pub(super) sent_bytes: AtomicU64,
     pub(super) received_bytes: AtomicU64,
     pub(super) requests: RequestFigures,
+    /// Connections that wait for a request, of clients that speak HTTP/1.1 and of those that speak HTTP/2.
+    pub(super) waiting: WaitingLinks,
     pub(super) idle: IdleLinks,
     pub(super) h2: SharedLink,
     latency: Latency,
@@ -52,6 +54,7 @@ impl Upstream {
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             requests: RequestFigures::default(),
+            waiting: WaitingLinks::default(),
             idle: IdleLinks::default(),
             h2: SharedLink::default(),
             latency: Latency::new(Instant::now()),
@@ -62,8 +65,20 @@ impl Upstream {
     /// It gets no more requests: what waits for some is closed, what serves one ends with it.
     pub(super) fn retire(&self) {
         self.retired.store(true, Release);
-        self.idle.clear();
+        self.forget_idle();
         self.h2.close();
+    }
+
+    /// Closes what waits for a request.
+    pub(super) fn forget_idle(&self) {
+        self.waiting.clear();
+        self.idle.clear();
+    }
+
+    /// Closes what waits and has been closed by the endpoint, or has waited long.
+    pub(super) fn sweep_idle(&self, now: Instant) {
+        self.waiting.sweep(now);
+        self.idle.sweep(now);
     }
 
     pub(super) fn is_retired(&self) -> bool {

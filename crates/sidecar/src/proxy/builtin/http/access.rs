@@ -12,13 +12,17 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Serialize;
 
+use crate::proxy::builtin::listener::Port;
+
 /// Lines that wait to be written; of more the newest are dropped and counted.
 const LINES_MAX: usize = 16_384;
+/// Most of a path that is written, in characters.
+const PATH_LOGGED_MAX: usize = 1024;
 /// How long a line may wait for others, and how often is looked whether the file was moved.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -31,24 +35,24 @@ pub(in crate::proxy::builtin) struct AccessLog {
 
 /// One request.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
-    pub(super) time: String,
-    pub(super) service: String,
-    pub(super) service_port: u16,
-    pub(super) client: IpAddr,
-    pub(super) protocol: String,
-    pub(super) method: String,
-    pub(super) path: String,
+struct Line {
+    time: String,
+    service: String,
+    service_port: u16,
+    client: IpAddr,
+    protocol: String,
+    method: String,
+    path: String,
     /// Absent when the client went before there was an answer.
-    pub(super) status: Option<u16>,
+    status: Option<u16>,
     /// Absent when the proxy answered.
-    pub(super) endpoint: Option<SocketAddr>,
-    pub(super) attempts: usize,
-    pub(super) head_ms: Option<f64>,
-    pub(super) duration_ms: f64,
-    pub(super) response_bytes: u64,
+    endpoint: Option<SocketAddr>,
+    attempts: usize,
+    head_ms: Option<f64>,
+    duration_ms: f64,
+    response_bytes: u64,
     /// Whether the answer was taken from its endpoint to its end.
-    pub(super) complete: bool,
+    complete: bool,
 }
 
 /// A request that is being answered: written down when this is dropped.
@@ -62,14 +66,38 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(log: AccessLog, started: Instant, line: Line) -> Self {
-        Self {
-            log,
+    /// Of a request that says protocol, method and path.
+    pub(super) fn begin(
+        log: &AccessLog,
+        port: &Port,
+        client: IpAddr,
+        (protocol, method, path): (&str, &str, &str),
+        started: Instant,
+    ) -> Box<Self> {
+        let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+        let line = Line {
+            time: now.to_string(),
+            service: port.service(),
+            service_port: port.address.port(),
+            client,
+            protocol: protocol.to_owned(),
+            method: method.to_owned(),
+            path: path.chars().take(PATH_LOGGED_MAX).collect(),
+            status: None,
+            endpoint: None,
+            attempts: 0,
+            head_ms: None,
+            duration_ms: 0.0,
+            response_bytes: 0,
+            complete: false,
+        };
+        Box::new(Self {
+            log: log.clone(),
             started,
             line: Some(line),
             bytes: 0,
             is_whole: false,
-        }
+        })
     }
 
     /// The head of an answer is there.

@@ -3,14 +3,13 @@
 
 use hyper::{
     Response, StatusCode,
-    header::{self, HeaderName, HeaderValue},
+    header::{HeaderName, HeaderValue},
 };
 
 use super::{body::ResponseBody, headers::Refusal};
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Seconds after which it may be otherwise: as long as an endpoint is avoided at first.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER: &str = "1";
 
 /// Why there is no answer of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,23 +72,39 @@ impl Trouble {
         }
     }
 
+    /// The body of the answer.
+    pub(super) fn text(self, service: &str) -> String {
+        format!("sidecar: {}\n", self.words(service))
+    }
+
+    /// The fields of the answer beside those of framing and connection.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let may_be_otherwise = matches!(self, Self::NoEndpoint | Self::Unreachable { .. });
+        [
+            ("content-type", "text/plain; charset=utf-8"),
+            ("proxy-status", self.kind()),
+        ]
+        .into_iter()
+        .chain(may_be_otherwise.then_some(("retry-after", RETRY_AFTER)))
+    }
+
+    /// Whether the client is the cause. Then what is left of its request would be taken for the next one, or
+    /// what comes next is as doubtful.
+    pub(super) fn is_the_clients(self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_) | Self::ClientSilent | Self::ClientBroken
+        )
+    }
+
+    /// The answer over HTTP/2.
     pub(super) fn answer(self, service: &str) -> Response<ResponseBody> {
-        let text = format!("sidecar: {}\n", self.words(service));
-        let mut answer = Response::new(ResponseBody::own(text));
+        let mut answer = Response::new(ResponseBody::own(self.text(service)));
         *answer.status_mut() = self.status();
-        let fields = answer.headers_mut();
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        fields.insert(header::CONTENT_TYPE, plain);
-        fields.insert(PROXY_STATUS, HeaderValue::from_static(self.kind()));
-        match self {
-            Self::NoEndpoint | Self::Unreachable { .. } => {
-                fields.insert(header::RETRY_AFTER, RETRY_AFTER);
-            }
-            // What is left of the request would be taken for the next one.
-            Self::ClientSilent | Self::ClientBroken => {
-                fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Self::Refused(_) | Self::Broken | Self::Silent => {}
+        for (name, value) in self.fields() {
+            let name = HeaderName::from_static(name);
+            let value = HeaderValue::from_static(value);
+            answer.headers_mut().insert(name, value);
         }
         answer
     }
@@ -117,9 +132,9 @@ mod tests {
         ] {
             let answer = trouble.answer("web");
             assert_eq!(answer.status(), status, "{trouble:?}");
-            let field = answer.headers()[PROXY_STATUS].to_str().unwrap();
+            let field = answer.headers()["proxy-status"].to_str().unwrap();
             assert!(field.ends_with(kind), "{field}");
-            let retry = answer.headers().contains_key(header::RETRY_AFTER);
+            let retry = answer.headers().contains_key("retry-after");
             assert_eq!(retry, status == 503, "{trouble:?}");
         }
     }

@@ -1,23 +1,16 @@
-//! Bodies on their way: nothing is kept of them but what is on its way.
+//! Bodies of requests that came by HTTP/2, and of their answers: nothing is kept of them but what is on its way.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{
-    access::Record,
-    activity::{Activity, Answering, Reading},
-    link::Link,
-};
+use super::{access::Record, link::Link, progress::Progress};
 use crate::proxy::builtin::balance::Lease;
 
 /// What a client sends to an endpoint.
@@ -25,52 +18,16 @@ use crate::proxy::builtin::balance::Lease;
 pub(in crate::proxy::builtin) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Option<Arc<Progress>>,
-    reading: Option<Reading>,
-}
-
-/// How far a request's body has come.
-#[derive(Debug)]
-pub(super) struct Progress {
-    start: Instant,
-    /// When something of it was taken last, in milliseconds after the start.
-    moved_millis: AtomicU64,
-    ended: AtomicBool,
-}
-
-impl Progress {
-    fn new(start: Instant) -> Self {
-        Self {
-            start,
-            moved_millis: AtomicU64::new(0),
-            ended: AtomicBool::new(false),
-        }
-    }
-
-    fn moved(&self) {
-        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_millis.store(millis, Relaxed);
-    }
-
-    /// When something of it was taken last.
-    pub(super) fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.moved_millis.load(Relaxed))
-    }
-
-    /// Whether the client has sent all of it.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Relaxed)
-    }
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, activity: &Arc<Activity>) -> Self {
+    pub(super) fn new(incoming: Incoming) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
         Self {
             incoming: Some(incoming),
             progress: Some(Arc::new(Progress::new(Instant::now()))),
-            reading: Some(activity.reading()),
         }
     }
 
@@ -78,7 +35,6 @@ impl RequestBody {
         Self {
             incoming: None,
             progress: None,
-            reading: None,
         }
     }
 
@@ -109,10 +65,7 @@ impl Body for RequestBody {
             progress.moved();
             let has_ended = self.incoming.as_ref().is_none_or(Body::is_end_stream);
             if has_ended || matches!(polled, Poll::Ready(None)) {
-                progress.ended.store(true, Relaxed);
-                if let Some(reading) = self.reading.take() {
-                    reading.end();
-                }
+                progress.end();
             }
         }
         polled
@@ -135,7 +88,6 @@ pub(super) struct ResponseBody {
     /// The request counts as in flight until the end.
     lease: Option<Lease>,
     record: Option<Box<Record>>,
-    answering: Option<Answering>,
 }
 
 #[derive(Debug)]
@@ -164,7 +116,6 @@ impl ResponseBody {
             source,
             lease,
             record: None,
-            answering: None,
         }
     }
 
@@ -184,12 +135,6 @@ impl ResponseBody {
     /// Has the end of the answer written down.
     pub(super) fn recorded(mut self, record: Box<Record>) -> Self {
         self.record = Some(record);
-        self
-    }
-
-    /// Says that the answer is over when it is.
-    pub(super) fn tracked(mut self, answering: Answering) -> Self {
-        self.answering = Some(answering);
         self
     }
 

@@ -1,17 +1,13 @@
-//! One request: which endpoint answers it, how often it is tried, and what the client gets when nobody does.
-//!
-//! A request that nothing of was sent is given to the next endpoint, each is tried once. One that was sent and
-//! lost with its connection is repeated once, if that can do no harm: it is idempotent and has no body.
+//! A request that came by HTTP/2, and its answer.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use hyper::{
     Request, Response, StatusCode, Uri, Version,
     body::{Body as _, Incoming},
@@ -19,20 +15,18 @@ use hyper::{
     header::{self, HeaderValue},
     http::request,
 };
-use tokio::net::TcpStream;
 
 use super::{
-    access::{Line, Record},
-    activity::Activity,
+    access::Record,
     answers::Trouble,
-    body::{Progress, RequestBody, ResponseBody},
+    attempts::{Attempts, Failure},
+    body::{RequestBody, ResponseBody},
+    fields::is_idempotent,
     headers,
     link::{Link, SendFailure},
+    progress::Progress,
 };
 use crate::proxy::builtin::{Shared, balance::Lease, connection, listener::Port};
-
-/// Most of a path that is written into the access log, in characters.
-const PATH_LOGGED_MAX: usize = 1024;
 
 /// Answers the requests of one client's connection.
 #[derive(Debug)]
@@ -41,18 +35,6 @@ pub(super) struct Forwarder {
     pub(super) shared: Arc<Shared>,
     pub(super) client: SocketAddr,
     client_value: HeaderValue,
-    pub(super) activity: Arc<Activity>,
-    /// Where an upgraded connection leads once its answer is sent.
-    tunnel: Mutex<Option<Tunnel>>,
-}
-
-/// An endpoint's side of an upgraded connection.
-#[derive(Debug)]
-pub(super) struct Tunnel {
-    pub(super) stream: TcpStream,
-    /// What it has said already.
-    pub(super) said: Bytes,
-    pub(super) lease: Lease,
 }
 
 /// A request on its way to an endpoint.
@@ -61,121 +43,62 @@ struct Job {
     request: Option<Request<RequestBody>>,
     /// What it can be made of again, if repeating it does no harm.
     spare: Option<request::Parts>,
-    asks_upgrade: bool,
-    /// How the client speaks.
-    version: Version,
-}
-
-/// Why an attempt brought no answer.
-enum Failure {
-    /// Nothing was sent: the request is where it was.
-    Unsent,
-    /// The connection ended after something may have been sent.
-    Lost,
-    /// It is of no use to try again.
-    Final(Trouble),
 }
 
 type Answer = Response<ResponseBody>;
 
 impl Forwarder {
-    /// For a client that has been quiet `since` then.
-    pub(super) fn new(
-        port: Arc<Port>,
-        shared: Arc<Shared>,
-        client: SocketAddr,
-        since: Instant,
-    ) -> Self {
+    pub(super) fn new(port: Arc<Port>, shared: Arc<Shared>, client: SocketAddr) -> Self {
         Self {
             port,
             shared,
             client,
             client_value: headers::address_value(client.ip()),
-            activity: Arc::new(Activity::new(since)),
-            tunnel: Mutex::default(),
         }
-    }
-
-    fn keep_tunnel(&self, tunnel: Tunnel) {
-        let mut place = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Some(tunnel);
-    }
-
-    /// What the connection turns into once its last answer is sent.
-    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
-        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
-        tunnel.take()
     }
 
     /// The answer to one request: always one.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let started = Instant::now();
-        let version = request.version();
-        let answering = self.activity.answering();
         let mut record = self.record(&request, started);
         self.port.counts.requests.fetch_add(1, Relaxed);
-        let (mut answer, endpoint, attempts) = match self.prepare(request) {
+        let (answer, endpoint, attempts) = match self.prepare(request) {
             Ok(mut job) => self.try_endpoints(&mut job, started).await,
             Err(trouble) => (self.give_up(trouble), None, 0),
         };
         if endpoint.is_none() {
             self.port.counts.own_answer(answer.status());
         }
-        if version < Version::HTTP_2 && self.shared.retiring.is_cancelled() {
-            let close = HeaderValue::from_static("close");
-            let fields = answer.headers_mut();
-            if !fields.contains_key(header::CONNECTION) {
-                fields.insert(header::CONNECTION, close);
-            }
-        }
         if let Some(record) = &mut record {
             record.answered(answer.status().as_u16(), endpoint, attempts);
         }
-        Ok(answer.map(|body| match record {
-            Some(record) => body.recorded(record).tracked(answering),
-            None => body.tracked(answering),
-        }))
+        Ok(match record {
+            Some(record) => answer.map(|body| body.recorded(record)),
+            None => answer,
+        })
     }
 
     fn record(&self, request: &Request<Incoming>, started: Instant) -> Option<Box<Record>> {
-        let log = self.shared.access_log.clone()?;
-        let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+        let log = self.shared.access_log.as_ref()?;
+        let protocol = format!("{:?}", request.version());
         let path = request.uri().path_and_query();
         let path = path.map_or("", |it| it.as_str());
-        let line = Line {
-            time: now.to_string(),
-            service: self.port.service(),
-            service_port: self.port.address.port(),
-            client: self.client.ip(),
-            protocol: format!("{:?}", request.version()),
-            method: request.method().to_string(),
-            path: path.chars().take(PATH_LOGGED_MAX).collect(),
-            status: None,
-            endpoint: None,
-            attempts: 0,
-            head_ms: None,
-            duration_ms: 0.0,
-            response_bytes: 0,
-            complete: false,
-        };
-        Some(Box::new(Record::new(log, started, line)))
+        let asked = (protocol.as_str(), request.method().as_str(), path);
+        let client = self.client.ip();
+        Some(Record::begin(log, &self.port, client, asked, started))
     }
 
     /// What to send to an endpoint.
     fn prepare(&self, request: Request<Incoming>) -> Result<Box<Job>, Trouble> {
         let (mut head, incoming) = request.into_parts();
-        let version = head.version;
         let (client, server) = (&self.client_value, self.port.address);
-        let asks_upgrade =
-            headers::prepare_request(&mut head, client, server).map_err(Trouble::Refused)?;
+        headers::prepare_request(&mut head, client, server).map_err(Trouble::Refused)?;
         head.version = Version::HTTP_11;
-        let body = RequestBody::new(incoming, &self.activity);
-        let is_repeatable = body.is_empty() && headers::is_idempotent(&head.method);
+        let body = RequestBody::new(incoming);
+        let is_repeatable = body.is_empty() && is_idempotent(head.method.as_str());
         Ok(Box::new(Job {
             spare: is_repeatable.then(|| head.clone()),
             request: Some(Request::from_parts(head, body)),
-            asks_upgrade,
-            version,
         }))
     }
 
@@ -185,61 +108,33 @@ impl Forwarder {
         job: &mut Job,
         started: Instant,
     ) -> (Answer, Option<SocketAddr>, usize) {
-        let pool = &self.port.pool;
-        // Endpoints that could not be reached, and the one that lost the request.
-        let (mut tried, mut lost) = (Vec::new(), None);
-        let mut is_second_try = false;
-        let mut attempts = 0;
-        let mut now = started;
+        let mut attempts = Attempts::new(&self.port, &self.shared, started);
         let trouble = loop {
-            let but_lost = [tried.as_slice(), lost.as_slice()].concat();
-            // Its connection was lost, not necessarily the endpoint: without another it is asked again.
-            let lease = pool.pick_for_request(&but_lost, now).or_else(|| {
-                pool.pick_for_request(&tried, now)
-                    .filter(|_| lost.take().is_some())
-            });
-            let is_late = now - started >= self.shared.limits.connect_deadline;
-            let Some(lease) = lease.filter(|_| !is_late || attempts == 0) else {
-                break match tried.len() {
-                    _ if is_second_try => Trouble::Broken,
-                    0 => Trouble::NoEndpoint,
-                    tried => Trouble::Unreachable { tried },
-                };
+            let lease = match attempts.next() {
+                Ok(lease) => lease,
+                Err(trouble) => break trouble,
             };
-            if attempts > 0 {
-                self.port.counts.retries.fetch_add(1, Relaxed);
-            }
-            attempts += 1;
-            let address = lease.address();
             let upstream = lease.upstream().clone();
             let attempt = Attempt {
                 forwarder: self,
                 lease,
             };
-            match attempt.run(job).await {
-                Ok(answer) => return (answer, Some(address), attempts),
-                Err(Failure::Unsent) => tried.push(address),
-                Err(Failure::Lost) => {
-                    upstream.requests.failed();
-                    // What else waits there is as likely lost.
-                    upstream.idle.clear();
-                    let Some(head) = job.spare.take() else {
-                        break Trouble::Broken;
-                    };
-                    job.request = Some(Request::from_parts(head, RequestBody::empty()));
-                    lost = Some(address);
-                    is_second_try = true;
-                }
-                Err(Failure::Final(trouble)) => {
-                    if matches!(trouble, Trouble::Broken | Trouble::Silent) {
-                        upstream.requests.failed();
-                    }
-                    break trouble;
-                }
+            let failure = match attempt.run(job).await {
+                Ok(answer) => return (answer, Some(upstream.address), attempts.count),
+                Err(failure) => failure,
+            };
+            let mut is_repeatable = false;
+            if matches!(failure, Failure::Lost)
+                && let Some(head) = job.spare.take()
+            {
+                job.request = Some(Request::from_parts(head, RequestBody::empty()));
+                is_repeatable = true;
             }
-            now = Instant::now();
+            if let Err(trouble) = attempts.failed(&upstream, failure, is_repeatable) {
+                break trouble;
+            }
         };
-        (self.give_up(trouble), None, attempts)
+        (self.give_up(trouble), None, attempts.count)
     }
 
     fn give_up(&self, trouble: Trouble) -> Answer {
@@ -253,19 +148,10 @@ struct Attempt<'a> {
     lease: Lease,
 }
 
-/// Boxed, so that what is rarely done takes no room in the future of every request.
-fn rarely<'a, T>(
-    future: impl Future<Output = T> + Send + 'a,
-) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
-    Box::pin(future)
-}
-
 impl Attempt<'_> {
     async fn run(self, job: &mut Job) -> Result<Answer, Failure> {
-        if job.version == Version::HTTP_2
-            && let Some(sender) = rarely(self.shared_link()).await?
-        {
-            return rarely(self.share(sender, job)).await;
+        if let Some(sender) = self.shared_link().await? {
+            return self.share(sender, job).await;
         }
         let upstream = self.lease.upstream();
         let limit = self.forwarder.shared.limits.response_timeout;
@@ -274,7 +160,7 @@ impl Attempt<'_> {
             let waiting = upstream.idle.take(job.spare.is_none()).await;
             let mut link = match waiting {
                 Some(link) => link,
-                None => rarely(self.new_link()).await?,
+                None => self.new_link().await?,
             };
             let Some(request) = job.request.take() else {
                 return Err(Failure::Lost);
@@ -292,14 +178,10 @@ impl Attempt<'_> {
         self.note(answer.status(), sent);
         let (mut head, incoming) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !job.asks_upgrade {
-                return Err(Failure::Final(Trouble::Broken));
-            }
-            headers::prepare_response(&mut head, true);
-            rarely(self.upgrade(link)).await?;
-            return Ok(Response::from_parts(head, ResponseBody::own("")));
+            // Nobody asked for another protocol: HTTP/2 has no way to.
+            return Err(Failure::Final(Trouble::Broken));
         }
-        headers::prepare_response(&mut head, false);
+        headers::prepare_response(&mut head);
         let body = if incoming.is_end_stream() {
             link.finish_now().await;
             ResponseBody::own("")
@@ -326,16 +208,6 @@ impl Attempt<'_> {
         link.map_err(|_| Failure::Unsent)
     }
 
-    async fn upgrade(self, link: Box<Link>) -> Result<(), Failure> {
-        let (stream, said) = link.into_stream().await.map_err(|_| Failure::Lost)?;
-        self.forwarder.keep_tunnel(Tunnel {
-            stream,
-            said,
-            lease: self.lease,
-        });
-        Ok(())
-    }
-
     async fn share(
         self,
         mut sender: SendRequest<RequestBody>,
@@ -358,7 +230,7 @@ impl Attempt<'_> {
             Ok(answer) => {
                 self.note(answer.status(), sent);
                 let (mut head, incoming) = answer.into_parts();
-                headers::prepare_response(&mut head, false);
+                headers::prepare_response(&mut head);
                 let body = ResponseBody::shared(incoming, self.lease);
                 Ok(Response::from_parts(head, body))
             }

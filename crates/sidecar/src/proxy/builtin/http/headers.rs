@@ -1,5 +1,6 @@
-//! What a proxy changes in the heads of messages: fields that concern one connection only stay on it, and the
-//! endpoint is told where the request came from. Pure.
+//! What a proxy changes in the heads of messages that hyper reads and writes: fields that concern one connection
+//! only stay on it, and the endpoint is told where the request came from. Pure. Those of HTTP/1.1 from end to
+//! end are written by [`super::h1`], by the same table of fields.
 //!
 //! RFC 9110 sections 7.6 (forwarding), 7.8 (upgrade); RFC 9112 section 3.2 (the request's target).
 
@@ -8,19 +9,16 @@ use std::net::SocketAddr;
 use hyper::{
     HeaderMap, Method, Uri, Version,
     header::{self, Entry, HeaderName, HeaderValue},
-    http::{request, response, uri::PathAndQuery},
+    http::{
+        request, response,
+        uri::{Authority, PathAndQuery},
+    },
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+use super::fields::{Field, VIA_1_0, VIA_1_1, VIA_2, has_word, words};
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// How this proxy signs what it forwards.
-const VIA_1_1: HeaderValue = HeaderValue::from_static("1.1 sidecar");
-const VIA_1_0: HeaderValue = HeaderValue::from_static("1.0 sidecar");
-const VIA_2: HeaderValue = HeaderValue::from_static("2 sidecar");
-const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Why a request is not forwarded at all.
@@ -40,7 +38,7 @@ pub(super) enum Refusal {
     Connect,
 }
 
-/// Makes a client's request one that can be sent to an endpoint. Says whether it asks for another protocol.
+/// Makes a client's request one that can be sent to an endpoint.
 ///
 /// # Errors
 /// When nobody should forward it.
@@ -48,43 +46,56 @@ pub(super) fn prepare_request(
     head: &mut request::Parts,
     client: &HeaderValue,
     server: SocketAddr,
-) -> Result<bool, Refusal> {
+) -> Result<(), Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
     aim(head, server)?;
-    let mut asks_upgrade = false;
     let fields = &mut head.headers;
-    if has_hop_by_hop(fields) {
-        asks_upgrade = head.version == Version::HTTP_11 && is_upgrade(fields);
-        let wants_trailers = list_has(fields, &header::TE, "trailers");
-        remove_hop_by_hop(fields, asks_upgrade);
-        if wants_trailers {
-            fields.insert(header::TE, TRAILERS);
-        }
+    let mut te = fields.get_all(header::TE).iter();
+    let wants_trailers = te.any(|it| has_word(it.as_bytes(), b"trailers"));
+    remove_hop_by_hop(fields);
+    if wants_trailers {
+        fields.insert(header::TE, TRAILERS);
     }
     append(fields, FORWARDED_FOR, client.clone());
     if let Entry::Vacant(vacant) = fields.entry(FORWARDED_PROTO) {
         vacant.insert(HeaderValue::from_static("http"));
     }
     append(fields, header::VIA, via(head.version));
-    Ok(asks_upgrade)
+    Ok(())
 }
 
 /// Makes an endpoint's answer one for the client.
-pub(super) fn prepare_response(head: &mut response::Parts, is_upgrade: bool) {
-    if is_upgrade || has_hop_by_hop(&head.headers) {
-        remove_hop_by_hop(&mut head.headers, is_upgrade);
-    }
+pub(super) fn prepare_response(head: &mut response::Parts) {
+    remove_hop_by_hop(&mut head.headers);
     append(&mut head.headers, header::VIA, via(head.version));
 }
 
-/// Whether a request may be sent again when nobody knows whether it has arrived (RFC 9110, 9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
+/// What an endpoint is asked for: the path alone, and the authority if the target has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target<'a> {
+    pub(super) path: &'a str,
+    pub(super) authority: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// # Errors
+    /// When it is not one of a server behind a proxy.
+    pub(super) fn of(uri: &'a Uri, is_options: bool) -> Result<Self, Refusal> {
+        let authority = uri.authority().map(Authority::as_str);
+        if authority.is_some_and(|it| it.contains('@')) {
+            return Err(Refusal::BadTarget);
+        }
+        // `OPTIONS *` and a path are all that is left; a target such as `host:80` has no path.
+        let path = match uri.path_and_query().map(PathAndQuery::as_str) {
+            Some(path) if path.starts_with('/') => path,
+            Some("*") if is_options => "*",
+            None if uri.scheme().is_some() => "/",
+            _ => return Err(Refusal::BadTarget),
+        };
+        Ok(Self { path, authority })
+    }
 }
 
 /// Sets target and Host to what an endpoint is asked: the path alone, and the authority as the client gave it.
@@ -94,101 +105,44 @@ fn aim(head: &mut request::Parts, server: SocketAddr) -> Result<(), Refusal> {
     if more.is_some() {
         return Err(Refusal::ManyHosts);
     }
+    let target = Target::of(&head.uri, head.method == Method::OPTIONS)?;
     // What a target names counts more than what the field says (RFC 9112, 3.2.2).
-    if let Some(authority) = head.uri.authority() {
-        if authority.as_str().contains('@') {
-            return Err(Refusal::BadTarget);
-        }
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::BadTarget)?;
+    if let Some(authority) = target.authority {
+        let host = HeaderValue::from_str(authority).map_err(|_| Refusal::BadTarget)?;
+        let path = target.path.parse().map_err(|_| Refusal::BadTarget)?;
         head.headers.insert(header::HOST, host);
+        head.uri = path;
     } else if host.is_none() {
         if head.version == Version::HTTP_11 {
             return Err(Refusal::NoHost);
         }
         head.headers.insert(header::HOST, address_value(server));
     }
-    // `OPTIONS *` and a path are all that is left; a target such as `host:80` has no path.
-    let path = match head.uri.path_and_query() {
-        Some(path) if path.as_str().starts_with('/') => path.clone(),
-        Some(path) if path.as_str() == "*" && head.method == Method::OPTIONS => path.clone(),
-        None if head.uri.scheme().is_some() => PathAndQuery::from_static("/"),
-        _ => return Err(Refusal::BadTarget),
-    };
-    if head.uri.authority().is_some() {
-        head.uri = Uri::from(path);
-    }
     Ok(())
 }
 
-fn is_upgrade(fields: &HeaderMap) -> bool {
-    // HTTP/2 without its preface was abolished (RFC 9113, 3.1): such a wish is one of this hop and dropped.
-    let names_protocol = fields
-        .get(header::UPGRADE)
-        .is_some_and(|it| !it.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    names_protocol && list_has(fields, &header::CONNECTION, "upgrade")
-}
-
-/// Whether a list of words has this one.
-fn list_has(fields: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    fields.get_all(name).iter().any(|value| {
-        let mut words = value.as_bytes().split(|it| *it == b',');
-        words.any(|it| it.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-    })
-}
-
-/// Fields that concern one connection, whatever Connection says.
-static HOP_BY_HOP: [HeaderName; 5] = [
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-    header::TE,
-    header::TRANSFER_ENCODING,
-];
-
-/// Whether there is anything to remove: most messages have nothing, and to look once is cheaper than to remove.
-fn has_hop_by_hop(fields: &HeaderMap) -> bool {
-    let other = [header::CONNECTION, header::UPGRADE];
-    let mut names = fields.keys();
-    names.any(|name| HOP_BY_HOP.contains(name) || other.contains(name))
-}
-
-fn remove_hop_by_hop(fields: &mut HeaderMap, keeps_upgrade: bool) {
-    if fields.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = fields
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|it| *it == b','))
-            .filter_map(|word| HeaderName::from_bytes(word.trim_ascii()).ok())
-            .filter(|name| !(is_kept(name) || (keeps_upgrade && name == header::UPGRADE)))
-            .collect();
-        for name in named {
-            fields.remove(name);
-        }
-        fields.remove(header::CONNECTION);
+/// Removes what concerns one connection only.
+fn remove_hop_by_hop(fields: &mut HeaderMap) {
+    // Most messages have nothing of it, and to look once is cheaper than to remove.
+    if !fields.keys().any(|it| field(it).is_hop_by_hop()) {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    let named: Vec<HeaderName> = fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| words(value.as_bytes()))
+        .filter_map(|word| HeaderName::from_bytes(word).ok())
+        .filter(|name| !field(name).is_kept())
+        .collect();
+    let hop_by_hop = fields.keys().filter(|it| field(it).is_hop_by_hop());
+    let gone: Vec<HeaderName> = hop_by_hop.cloned().chain(named).collect();
+    for name in gone {
         fields.remove(name);
     }
-    if keeps_upgrade {
-        fields.insert(header::CONNECTION, UPGRADE);
-    } else {
-        fields.remove(header::UPGRADE);
-    }
 }
 
-/// Fields that belong to the message whatever Connection says: without them it would be another one.
-fn is_kept(name: &HeaderName) -> bool {
-    [
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::COOKIE,
-        header::AUTHORIZATION,
-        header::TRAILER,
-        header::VIA,
-        FORWARDED_FOR,
-        FORWARDED_PROTO,
-    ]
-    .contains(name)
+fn field(name: &HeaderName) -> Field {
+    Field::of(name.as_str().as_bytes())
 }
 
 /// Adds to a list, on one line.
@@ -218,11 +172,11 @@ pub(super) fn address_value(address: impl ToString) -> HeaderValue {
 }
 
 fn via(version: Version) -> HeaderValue {
-    match version {
+    HeaderValue::from_static(match version {
         Version::HTTP_10 => VIA_1_0,
         Version::HTTP_2 => VIA_2,
         _ => VIA_1_1,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -241,10 +195,33 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn prepared(mut head: request::Parts) -> Result<(request::Parts, bool), Refusal> {
+    /// What comes of it, and that the same comes of it where hyper has no part.
+    fn prepared(mut head: request::Parts) -> Result<request::Parts, Refusal> {
         let server = "192.168.168.168:10000".parse().unwrap();
-        let asks = prepare_request(&mut head, &HeaderValue::from_static(CLIENT), server)?;
-        Ok((head, asks))
+        let relayed = crate::proxy::builtin::http::h1::tests::relayed(&head, CLIENT, server);
+        let prepared = prepare_request(&mut head, &HeaderValue::from_static(CLIENT), server);
+        let prepared = prepared.map(|()| head);
+        match (&prepared, &relayed) {
+            (Ok(head), Ok((target, fields))) => {
+                assert_eq!(head.uri.to_string(), *target);
+                let mut expected: Vec<(String, String)> = head
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                    .collect();
+                let mut fields = fields.clone();
+                // The relay frames itself what it passes on.
+                fields.retain(|(name, _)| name != "transfer-encoding");
+                fields.sort();
+                expected.sort();
+                assert_eq!(fields, expected);
+            }
+            (prepared, relayed) => {
+                let refusals = (prepared.as_ref().err(), relayed.as_ref().err());
+                assert_eq!(refusals.0, refusals.1);
+            }
+        }
+        prepared
     }
 
     fn field<'a>(head: &'a request::Parts, name: &str) -> Vec<&'a str> {
@@ -254,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_endpoint_is_told_where_a_request_came_from() {
-        let (head, _) = prepared(request("GET", "/a?b", &[("host", "web")])).unwrap();
+        let head = prepared(request("GET", "/a?b", &[("host", "web")])).unwrap();
         assert_eq!(field(&head, "x-forwarded-for"), [CLIENT]);
         assert_eq!(field(&head, "x-forwarded-proto"), ["http"]);
         assert_eq!(field(&head, "via"), ["1.1 sidecar"]);
@@ -270,7 +247,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("via", "1.1 edge"),
         ];
-        let (head, _) = prepared(request("GET", "/", &fields)).unwrap();
+        let head = prepared(request("GET", "/", &fields)).unwrap();
         let chain = "1.1.1.1, 2.2.2.2, 3.3.3.3, 10.1.2.3";
         assert_eq!(field(&head, "x-forwarded-for"), [chain]);
         assert_eq!(field(&head, "x-forwarded-proto"), ["https"]);
@@ -290,8 +267,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("x-other", "stays"),
         ];
-        let (head, asks) = prepared(request("GET", "/", &fields)).unwrap();
-        assert!(!asks, "no protocol is named");
+        let head = prepared(request("GET", "/", &fields)).unwrap();
         for name in ["connection", "x-secret", "keep-alive", "proxy-connection"] {
             assert!(field(&head, name).is_empty(), "{name}");
         }
@@ -312,7 +288,7 @@ mod tests {
                 "host, content-length, cookie, x-forwarded-for",
             ),
         ];
-        let (head, _) = prepared(request("POST", "/", &fields)).unwrap();
+        let head = prepared(request("POST", "/", &fields)).unwrap();
         for name in ["host", "content-length", "cookie"] {
             assert_eq!(field(&head, name).len(), 1, "{name}");
         }
@@ -320,37 +296,15 @@ mod tests {
     }
 
     #[test]
-    fn another_protocol_is_asked_for_but_http_2() {
-        let fields = [
-            ("host", "web"),
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket"),
-        ];
-        let (head, asks) = prepared(request("GET", "/", &fields)).unwrap();
-        assert!(asks);
-        assert_eq!(field(&head, "connection"), ["upgrade"]);
-        assert_eq!(field(&head, "upgrade"), ["websocket"]);
-        let fields = [
-            ("host", "web"),
-            ("connection", "Upgrade, HTTP2-Settings"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "AAMAAABk"),
-        ];
-        let (head, asks) = prepared(request("GET", "/", &fields)).unwrap();
-        assert!(!asks && field(&head, "upgrade").is_empty());
-        assert!(field(&head, "http2-settings").is_empty());
-    }
-
-    #[test]
     fn a_target_with_an_authority_decides_about_the_host() {
-        let (head, _) = prepared(request("GET", "http://a.b:81/x", &[("host", "other")])).unwrap();
+        let head = prepared(request("GET", "http://a.b:81/x", &[("host", "other")])).unwrap();
         assert_eq!(field(&head, "host"), ["a.b:81"]);
         assert_eq!(head.uri, "/x");
-        let (head, _) = prepared(request("OPTIONS", "*", &[("host", "web")])).unwrap();
+        let head = prepared(request("OPTIONS", "*", &[("host", "web")])).unwrap();
         assert_eq!(head.uri, "*");
         let mut old = request("GET", "/", &[]);
         old.version = Version::HTTP_10;
-        let (head, _) = prepared(old).unwrap();
+        let head = prepared(old).unwrap();
         assert_eq!(field(&head, "host"), ["192.168.168.168:10000"]);
     }
 
@@ -378,13 +332,8 @@ mod tests {
             .header("transfer-encoding", "chunked")
             .header("content-length", "3");
         let mut head = response.body(()).unwrap().into_parts().0;
-        prepare_response(&mut head, false);
+        prepare_response(&mut head);
         let names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-length", "via"]);
-        head.headers
-            .insert(header::UPGRADE, "websocket".parse().unwrap());
-        prepare_response(&mut head, true);
-        assert_eq!(head.headers[header::CONNECTION], "upgrade");
-        assert_eq!(head.headers[header::UPGRADE], "websocket");
     }
 }

@@ -1,11 +1,10 @@
-//! A kept HTTP/1.1 connection to an endpoint, and those that wait for their next request.
+//! A kept HTTP/1.1 connection to an endpoint for requests that came by HTTP/2, and those that wait for their next.
 //!
 //! hyper's connection does nothing unless it is polled; here whoever uses a link polls it, in the task of the
 //! client. So no request passes between tasks, and a link that waits costs no task.
 
 use std::{
     future::poll_fn,
-    io,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -29,12 +28,12 @@ use super::{
 use crate::proxy::builtin::upstream::Upstream;
 
 /// Most links that wait at one endpoint.
-const IDLE_MAX: usize = 1024;
+pub(super) const IDLE_MAX: usize = 1024;
 /// How long a link may wait. Endpoints close idle connections themselves, many after 60 s: better before.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// A request that cannot be repeated goes to links that waited less: the longer, the likelier the endpoint is
 /// about to close it.
-const IDLE_TIME_SURE: Duration = Duration::from_secs(1);
+pub(super) const IDLE_TIME_SURE: Duration = Duration::from_secs(1);
 
 /// One connection.
 #[derive(Debug)]
@@ -143,20 +142,6 @@ impl Link {
             Poll::Ready(())
         })
         .await;
-    }
-
-    /// The stream, after the endpoint agreed to another protocol, and what it has said in it already.
-    ///
-    /// # Errors
-    /// When the connection broke instead.
-    pub(super) async fn into_stream(mut self: Box<Self>) -> io::Result<(TcpStream, Bytes)> {
-        if !self.has_ended {
-            poll_fn(|cx| self.connection.poll_without_shutdown(cx))
-                .await
-                .map_err(io::Error::other)?;
-        }
-        let parts = self.connection.into_parts();
-        Ok((parts.io.into_inner().stream, parts.read_buf))
     }
 }
 

@@ -16,7 +16,6 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::activity::Activity;
 use crate::proxy::builtin::{listener::Port, upstream::Upstream};
 
 /// Up to so many bytes in several pieces are copied together: a head and a small body.
@@ -25,8 +24,8 @@ const GATHERED_BYTES: usize = 2048;
 /// Whose bytes are counted.
 #[derive(Debug)]
 pub(super) enum Account {
-    /// A client of this port, and what it is doing.
-    Client(Arc<Port>, Arc<Activity>),
+    /// A client of this port.
+    Client(Arc<Port>),
     /// This endpoint.
     Endpoint(Arc<Upstream>),
 }
@@ -43,14 +42,14 @@ pub(super) struct Counted {
 impl Account {
     fn read(&self) -> &AtomicU64 {
         match self {
-            Self::Client(port, _) => &port.counts.to_endpoints_bytes,
+            Self::Client(port) => &port.counts.to_endpoints_bytes,
             Self::Endpoint(upstream) => &upstream.received_bytes,
         }
     }
 
     fn written(&self) -> &AtomicU64 {
         match self {
-            Self::Client(port, _) => &port.counts.to_clients_bytes,
+            Self::Client(port) => &port.counts.to_clients_bytes,
             Self::Endpoint(upstream) => &upstream.sent_bytes,
         }
     }
@@ -66,9 +65,6 @@ impl Counted {
     }
 
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Account::Client(_, activity) = &self.account {
-            activity.blocked(polled.is_pending());
-        }
         let count = ready!(polled)?;
         self.account.written().fetch_add(count as u64, Relaxed);
         Poll::Ready(Ok(count))
