@@ -253,6 +253,10 @@ impl Agent {
             routes,
             plane,
             local: self.view.clone(),
+            envoy_v1: http::EnvoyV1 {
+                bind: config.bind_ip,
+                use_hostnames: config.haproxy.use_hostnames,
+            },
             drain,
             metrics: Arc::new(move || metrics.render()),
             ready,

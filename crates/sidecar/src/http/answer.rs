@@ -11,14 +11,16 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use catalog::{Timestamp, json};
+use catalog::{Snapshot, Timestamp, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use crate::routes::Routes;
 
 use super::{
     Api, DrainOutcome, DrainRequest,
     documents::Library,
-    proxy_document, routes_document, servers,
+    envoy_v1, proxy_document, routes_document, servers,
     target::{Refusal, Target, resolve},
     ui,
     watch::{self, Form},
@@ -90,6 +92,20 @@ impl Answers {
                 let answer = error(StatusCode::NOT_FOUND, text);
                 if cross_origin { open(answer) } else { answer }
             }
+            Target::EnvoyRegistration { service } => {
+                let (routes, snapshot) = self.decided();
+                match envoy_v1::registration(&routes, &snapshot, &service, self.api.envoy_v1) {
+                    Some(encoded) => document("registration", encoded),
+                    None => error(
+                        StatusCode::NOT_FOUND,
+                        "Not Found - Unable to split service name and port!",
+                    ),
+                }
+            }
+            Target::EnvoyClusters => document("clusters", envoy_v1::clusters(&self.decided().0)),
+            Target::EnvoyListeners => document("listeners", {
+                envoy_v1::listeners(&self.decided().0, self.api.envoy_v1)
+            }),
             Target::Routes => open(document("routes", {
                 let routes = self.api.routes.borrow().clone();
                 routes_document::encode(&routes)
@@ -104,6 +120,12 @@ impl Answers {
             Target::Health => body(StatusCode::OK, JSON, "{\"status\":\"ok\"}"),
             Target::Ready => self.ready(),
         }
+    }
+
+    /// The newest routes, and the snapshot with their instances.
+    fn decided(&self) -> (Arc<Routes>, Arc<Snapshot>) {
+        let routes = self.api.routes.borrow().clone();
+        (routes, self.library.latest().snapshot.clone())
     }
 
     fn one_service(&self, name: &str) -> Response {

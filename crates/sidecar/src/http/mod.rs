@@ -15,6 +15,7 @@
 mod answer;
 mod connection;
 mod documents;
+mod envoy_v1;
 mod proxy_document;
 pub(crate) mod routes_document;
 mod servers;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{local_view::LocalView, proxy::builtin::PlaneStatus, routes::Routes};
 use answer::Answers;
+pub use envoy_v1::EnvoyV1;
 
 /// Most connections at a time; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1024;
@@ -61,6 +63,8 @@ pub struct Api {
     pub plane: channel::Receiver<Arc<PlaneStatus>>,
     /// What this host sees of itself.
     pub local: Arc<LocalView>,
+    /// How Envoy's first interface shows things.
+    pub envoy_v1: EnvoyV1,
     /// Takes drain commands.
     pub drain: mpsc::Sender<DrainRequest>,
     /// The agent's metrics as Prometheus text; called once per scrape, must not block.

@@ -110,6 +110,10 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
         routes: routes_seen,
         plane: channel::channel(Arc::default()).1,
         local: Arc::default(),
+        envoy_v1: EnvoyV1 {
+            bind: "192.168.168.168".parse().unwrap(),
+            use_hostnames: false,
+        },
         drain,
         metrics: Arc::new(|| "sidecar_up 1\n".to_owned()),
         ready: ready_seen,
