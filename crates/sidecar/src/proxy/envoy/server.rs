@@ -384,3 +384,6 @@ impl Asked for DeltaDiscoveryRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

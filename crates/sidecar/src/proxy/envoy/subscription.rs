@@ -135,6 +135,8 @@ struct Subscribed {
     had_names: bool,
     names: BTreeSet<Arc<str>>,
     held: BTreeMap<Arc<str>, Held>,
+    /// Names of a response that was refused: some of it may have been taken nevertheless.
+    uncertain: BTreeSet<Arc<str>>,
     /// Names whose state may differ from what is held.
     dirty: BTreeSet<Arc<str>>,
     /// The client waits for an answer, whatever there is to say.
@@ -158,6 +160,21 @@ impl Subscribed {
     fn holds(&self, name: &str) -> bool {
         let held = self.held.get(name);
         held.is_some_and(|it| it.version().is_some())
+    }
+
+    /// Whether the client has it, or will have it when it has read all that was sent.
+    fn may_hold(&self, name: &str) -> bool {
+        self.holds(name) || self.uncertain.contains(name) || self.is_pending(name, true)
+    }
+
+    /// Whether it is sure to have it, whatever it has read.
+    fn is_sure_to_hold(&self, name: &str) -> bool {
+        self.holds(name) && !self.is_pending(name, false)
+    }
+
+    fn is_pending(&self, name: &str, is_there: bool) -> bool {
+        let mut changes = self.pending.iter().flat_map(|(_, changes)| changes);
+        changes.any(|(it, resource)| &**it == name && resource.is_some() == is_there)
     }
 
     fn refuses(&self, resource: &Resource) -> bool {
@@ -359,12 +376,14 @@ impl Subscription {
         let names = &it.names;
         it.held.retain(|name, _| names.contains(name));
         it.dirty.retain(|name| names.contains(name));
+        it.uncertain.retain(|name| names.contains(name));
     }
 
     fn accepted(&mut self, kind: Kind, changes: Vec<Change>) {
         let mut freed = Vec::new();
         let it = &mut self.kinds[kind.index()];
         for (name, resource) in changes {
+            it.uncertain.remove(&name);
             if it.refused.remove(&name).is_some() {
                 freed.push(name.clone());
             }
@@ -401,6 +420,7 @@ impl Subscription {
         // response of nothing else would be refused for ever.
         for (name, _) in removals {
             if sets.is_empty() {
+                it.uncertain.remove(&name);
                 it.held.remove(&name);
             } else {
                 it.dirty.insert(name);
@@ -417,6 +437,7 @@ impl Subscription {
                 pause,
             };
             it.refused.insert(name.clone(), refused);
+            it.uncertain.remove(name);
             return Some(Rejection {
                 kind,
                 name: name.clone(),
@@ -425,6 +446,7 @@ impl Subscription {
             });
         }
         let names: Vec<Arc<str>> = sets.into_iter().map(|(name, _)| name).collect();
+        it.uncertain.extend(names.iter().cloned());
         let (named, rest): (Vec<_>, Vec<_>) =
             names.iter().cloned().partition(|it| names_it(words, it));
         if !named.is_empty() && named.len() <= HINTS_MAX && !rest.is_empty() {
@@ -477,9 +499,9 @@ impl Subscription {
             if changes.is_empty() && !it.owed {
                 return None;
             }
-            // In state of the world a first answer without those that wait would take them away from an
-            // Envoy that has them from an earlier stream.
-            if !it.is_answered && some_wait {
+            // An Envoy that starts takes the first answer for all there is; and in state of the world one that has
+            // them from an earlier stream would lose those that wait.
+            if !it.is_answered && it.held.is_empty() && some_wait {
                 it.dirty.extend(changes.into_iter().map(|(name, _)| name));
                 return None;
             }
@@ -549,9 +571,8 @@ impl Subscription {
             let held = it.held.get(name);
             match target {
                 Some(resource) => {
-                    if held.and_then(Held::version) == Some(&resource.version)
-                        || it.refuses(resource)
-                    {
+                    let is_held = held.and_then(Held::version) == Some(&resource.version);
+                    if (is_held && !it.uncertain.contains(name)) || it.refuses(resource) {
                         settled.push(name.clone());
                         continue;
                     }
@@ -574,6 +595,7 @@ impl Subscription {
                     gone.push(name.clone());
                     let is_unsaid = held.is_none() && it.names.contains(name);
                     let is_gone = held.is_some_and(|it| it.version().is_some())
+                        || it.uncertain.contains(name)
                         || (is_unsaid && self.protocol == Protocol::Delta);
                     if !is_gone {
                         settled.push(name.clone());
@@ -634,7 +656,7 @@ impl Subscription {
         if refuses(clusters) || refuses(endpoints) {
             return Gate::Shut;
         }
-        if clusters.holds(name) && endpoints.holds(name) {
+        if clusters.is_sure_to_hold(name) && endpoints.holds(name) {
             Gate::Open
         } else {
             Gate::Later
@@ -648,7 +670,7 @@ impl Subscription {
             Kind::Endpoints => clusters,
             Kind::Listener => return Gate::Open,
         };
-        if before.is_subscribed && before.holds(name) {
+        if before.is_subscribed && before.may_hold(name) {
             Gate::Later
         } else {
             Gate::Open
