@@ -2,7 +2,8 @@
 //!
 //! - from a new service in the static file to the first 200 through Envoy, 100 times;
 //! - bytes from the agent to Envoy for one endpoint that changes among 10,000 of 1,000 services;
-//! - 1,000 streams through Envoy while services change 10,000 times.
+//! - 1,000 streams through Envoy while services change 10,000 times;
+//! - from an agent that was killed and is back to a service that is new then.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::print_stdout, reason = "printing is what a bench is for")]
@@ -37,6 +38,7 @@ fn main() {
     new_services();
     one_endpoint();
     streams();
+    restarts();
 }
 
 fn agent(lab: &Lab, targets: &[Value]) -> Agent {
@@ -201,19 +203,63 @@ fn streams() {
         let others =
             (0..100).map(|it| haproxy_target(&format!("other{it}"), "http", port, 11_000 + it));
         let targets: Vec<_> = std::iter::once(stays.clone()).chain(others).collect();
-        let before = agent.metrics("sidecar_changes_total").expect("it answers");
+        let before = changes(&agent).expect("it answers");
         change(&lab, &mut agent, &targets);
         eventually("the changes are made", SOON, || {
-            let now = agent.metrics("sidecar_changes_total")?;
-            (now != before)
+            let made = changes(&agent)? - before;
+            (made >= 100.0)
                 .then_some(())
-                .ok_or("nothing changes".to_owned())
+                .ok_or_else(|| made.to_string())
         });
         settled(&agent);
     }
     let took = start.elapsed();
     let survivors = streams.iter_mut().filter_map(|it| alive(it).ok()).count();
     println!("{survivors} of {STREAMS} streams survive {CHANGES} changes of others in {took:?}");
+}
+
+fn changes(agent: &Agent) -> Result<f64, String> {
+    let metrics = agent.metrics("sidecar_changes_total")?;
+    Ok(metrics.values().sum())
+}
+
+/// How soon Envoy hears what is new from an agent that was killed, from when the agent's API answers on.
+fn restarts() {
+    let lab = Lab::new(Machine::Shared, &["solo"]);
+    let host = lab.host(0);
+    let web = Responder::start(host, (host.ip, 8001).into());
+    web.set("/", Answer::ok("web"));
+    let mut targets = vec![haproxy_target("web", "http", 8001, 10_000)];
+    let mut agent = agent(&lab, &targets);
+    let _envoy = Envoy::start(&lab, 0, &Bootstrap::ours());
+    settled(&agent);
+    let answer = Route::Answer("web".to_owned());
+    let mut times = Vec::new();
+    for round in 1..=10_u16 {
+        agent.kill();
+        let port = 10_000 + round;
+        targets.push(haproxy_target(&format!("web{round}"), "http", 8001, port));
+        let text = Value::from(targets.clone()).to_string();
+        lab.write("static-solo.json", &text);
+        agent.restart();
+        let start = Instant::now();
+        while host.route(port) != answer {
+            assert!(start.elapsed() < SOON, "port {port} is not served");
+            let warming = Envoy::statistic(host, "cluster_manager.warming_clusters");
+            assert!(
+                warming.is_ok_and(|it| it <= 1),
+                "more than what is new is warming"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        times.push(start.elapsed());
+    }
+    times.sort();
+    println!(
+        "agent back to a new service's first 200, {} times: most {:?}",
+        times.len(),
+        times[times.len() - 1]
+    );
 }
 
 fn alive(stream: &mut TcpStream) -> io::Result<()> {

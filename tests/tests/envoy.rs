@@ -49,7 +49,7 @@ fn echoed(stream: &mut TcpStream) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     (heard == *said)
         .then_some(())
-        .ok_or("something else".to_owned())
+        .ok_or_else(|| "something else".to_owned())
 }
 
 fn connected(host: &Host, port: u16) -> Result<TcpStream, String> {

@@ -100,6 +100,9 @@ pub(super) fn port_of(name: &str) -> Option<u16> {
     name.rsplit_once(':')?.1.parse().ok()
 }
 
+/// What one publication changed.
+type Step = Arc<Vec<(Kind, Arc<str>)>>;
+
 /// All resources at one time. Cloning is cheap; consecutive ones share what did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Resources {
@@ -107,7 +110,7 @@ pub struct Resources {
     pub number: u64,
     by_kind: [RedBlackTreeMapSync<Arc<str>, Arc<Resource>>; 3],
     /// What the latest publications changed, the latest last.
-    steps: VecDeque<Arc<Vec<(Kind, Arc<str>)>>>,
+    steps: VecDeque<Step>,
 }
 
 impl Resources {
