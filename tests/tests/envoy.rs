@@ -309,6 +309,53 @@ fn an_instance_that_drains_keeps_its_connections_and_gets_no_new_ones() {
 }
 
 #[test]
+fn settings_of_services_reach_envoy_and_are_read_again() {
+    let lab = Lab::new(Machine::Shared, &[HOST]);
+    let host = lab.host(0);
+    let _web = web(host, 8001, "web");
+    echo(host, at(host, 8002));
+    let targets = [
+        haproxy_target("web", "http", 8001, WEB),
+        haproxy_target("db", "tcp", 8002, DB),
+    ];
+    let all = |connections: u32| {
+        serde_json::json!({ "*": {
+            "connect_timeout": "1s", "request_timeout": "30s", "idle_timeout": "10m",
+            "max_connections": connections, "max_pending_requests": 5, "max_requests": 6,
+            "max_retries": 2, "max_requests_per_connection": 100,
+            "outlier_detection": {
+                "consecutive_5xx": 5, "consecutive_gateway_failure": 4, "interval": "10s",
+                "base_ejection_time": "30s", "max_ejection_percent": 50,
+            },
+        } })
+    };
+    let file = lab.write("settings.json", &all(7001).to_string());
+    let file = file.display().to_string();
+    let agent = fed(&lab, &targets).env("SIDECAR_ENVOY_SETTINGS_FILE", &file);
+    let agent = agent.start();
+    let _envoy = Envoy::start(&lab, 0, &Bootstrap::ours());
+    let answer = Route::Answer("web".to_owned());
+    for connections in [7001, 7002] {
+        lab.write("settings.json", &all(connections).to_string());
+        eventually("Envoy has the settings", SOON, || {
+            let clusters = Envoy::admin(host, "/clusters")?;
+            let is_so = |service: &str, port: u16| {
+                let line =
+                    format!("{service}:{port}::default_priority::max_connections::{connections}");
+                clusters.contains(&line)
+            };
+            (is_so("web", WEB) && is_so("db", DB))
+                .then_some(())
+                .ok_or_else(|| clusters.clone())
+        });
+        eventually("http is reached", SOON, || host.expect_route(WEB, &answer));
+        eventually("tcp is reached", SOON, || connected(host, DB).map(drop));
+    }
+    let status = envoy_status(&agent).expect("it answers");
+    assert_eq!(status["nacks"], serde_json::json!({}), "{status}");
+}
+
+#[test]
 fn envoy_is_served_where_the_environment_says_and_not_at_all_when_it_says_so() {
     let lab = Lab::new(Machine::Shared, &[HOST]);
     let host = lab.host(0);
