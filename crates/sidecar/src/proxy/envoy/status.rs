@@ -178,10 +178,13 @@ impl Board {
     pub(super) fn progressed(&self, number: u64, subscription: &Subscription) {
         let settled = subscription.is_settled();
         let held = by_kind(|kind| subscription.held(kind));
-        let rejected = subscription.rejections().map(|it| Rejection {
-            words: shortened(&it.words).to_owned(),
-            ..it
-        });
+        let rejected = subscription
+            .rejections()
+            .take(REJECTED_MAX)
+            .map(|it| Rejection {
+                words: shortened(&it.words).to_owned(),
+                ..it
+            });
         let rejected = rejected.collect();
         if let Some(stream) = self.lock().streams.get_mut(&number) {
             (stream.settled, stream.held, stream.rejected) = (settled, held, rejected);

@@ -191,6 +191,8 @@ pub struct Subscription {
     resources: Option<Arc<Resources>>,
     kinds: [Subscribed; 3],
     nonces: u64,
+    /// When it was looked last whether there is something to say.
+    polled: Option<Instant>,
 }
 
 /// Whether a change may be told now.
@@ -211,6 +213,7 @@ impl Subscription {
             resources: None,
             kinds: Default::default(),
             nonces: 0,
+            polled: None,
         }
     }
 
@@ -377,6 +380,7 @@ impl Subscription {
         it.held.retain(|name, _| names.contains(name));
         it.dirty.retain(|name| names.contains(name));
         it.uncertain.retain(|name| names.contains(name));
+        it.waiting.retain(|name, _| names.contains(name));
     }
 
     fn accepted(&mut self, kind: Kind, changes: Vec<Change>) {
@@ -449,9 +453,12 @@ impl Subscription {
         it.uncertain.extend(names.iter().cloned());
         let (named, rest): (Vec<_>, Vec<_>) =
             names.iter().cloned().partition(|it| names_it(words, it));
-        if !named.is_empty() && named.len() <= HINTS_MAX && !rest.is_empty() {
-            for name in named {
-                it.trials.push_front(BTreeSet::from([name]));
+        if !named.is_empty() && !rest.is_empty() {
+            if named.len() <= HINTS_MAX {
+                let singly = named.into_iter().map(|name| BTreeSet::from([name]));
+                singly.for_each(|name| it.trials.push_front(name));
+            } else {
+                it.trials.push_front(named.into_iter().collect());
             }
             it.trials.push_front(rest.into_iter().collect());
         } else {
@@ -468,17 +475,19 @@ impl Subscription {
 
     /// What to send now, if anything. To be called until it has nothing.
     pub fn poll(&mut self, now: Instant) -> Option<Response> {
+        self.polled = Some(now);
         Kind::ALL.into_iter().find_map(|kind| self.next(kind, now))
     }
 
-    /// When [`Self::poll`] may have something although nothing has happened.
+    /// When [`Self::poll`] may have something although nothing has happened, after it had nothing.
     pub fn deadline(&self) -> Option<Instant> {
         let kinds = self.kinds.iter();
         let moments = kinds.flat_map(|it| {
             let waits = it.waiting.values().map(|since| *since + WAIT_MAX);
             waits.chain(it.refused.values().map(|it| it.retry_at))
         });
-        moments.min()
+        // What was due when it had nothing waits for something else.
+        moments.filter(|it| Some(*it) > self.polled).min()
     }
 
     fn next(&mut self, kind: Kind, now: Instant) -> Option<Response> {

@@ -475,6 +475,30 @@ fn nobody_is_waited_for_longer_than_a_second() {
 }
 
 #[test]
+fn nobody_is_woken_for_what_only_an_answer_can_bring() {
+    let mut all = Resources::default();
+    let mut client = started(
+        Protocol::Delta,
+        &resources(&mut all, &service("a:1", Some("1"))),
+    );
+    // A listener is told and not answered; the next one waits for its cluster, which is not answered either.
+    let changed = resources(&mut all, &[(Kind::Listener, "a:1", Some("2"))]);
+    client.subscription.update(&changed);
+    client.receive();
+    let next = resources(&mut all, &service("b:2", Some("1")));
+    client.subscription.update(&next);
+    for _ in 0..3 {
+        client.receive();
+        let deadline = client.subscription.deadline();
+        assert!(deadline.is_none_or(|it| it > client.now), "{deadline:?}");
+        client.now += WAIT_MAX;
+    }
+    client.settle();
+    assert_eq!(client.names(Kind::Listener), ["a:1", "b:2"]);
+    assert_eq!(client.subscription.deadline(), None);
+}
+
+#[test]
 fn words_name_a_resource_by_its_whole_name() {
     let words = "Error adding/updating listener(s) web:80: cannot bind '10.0.0.1:80'\n";
     assert!(names_it(words, "web:80"));
