@@ -42,7 +42,7 @@ async fn answers_are_as_recorded() {
         };
         // Those that tell of services have a test of their own, which goes by routes.
         if request.starts_with("GET /v1/")
-            && !recorded["body_bytes"].as_u64().is_some_and(|it| it < 100)
+            && recorded["body_bytes"].as_u64().is_none_or(|it| it >= 100)
         {
             continue;
         }

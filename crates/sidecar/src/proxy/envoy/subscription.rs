@@ -135,7 +135,7 @@ struct Subscribed {
     had_names: bool,
     names: BTreeSet<Arc<str>>,
     held: BTreeMap<Arc<str>, Held>,
-    /// Names of a response that was refused: some of it may have been taken nevertheless.
+    /// Names of a response that was refused: some of it may have been done nevertheless.
     uncertain: BTreeSet<Arc<str>>,
     /// Names whose state may differ from what is held.
     dirty: BTreeSet<Arc<str>>,
@@ -427,6 +427,7 @@ impl Subscription {
                 it.uncertain.remove(&name);
                 it.held.remove(&name);
             } else {
+                it.uncertain.insert(name.clone());
                 it.dirty.insert(name);
             }
         }

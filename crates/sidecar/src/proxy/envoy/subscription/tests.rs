@@ -96,6 +96,10 @@ impl Client {
         }
         for resource in good {
             let name = resource.name.to_string();
+            // Endpoints of a cluster that is gone meanwhile are nobody's.
+            if kind == Kind::Endpoints && !self.wants_endpoints.contains(&name) {
+                continue;
+            }
             self.held[index].insert(name, resource.version.clone());
         }
         if self.checks_order {
