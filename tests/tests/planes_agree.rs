@@ -23,8 +23,8 @@ use std::{
 };
 
 use blackbox::{
-    Agent, AgentBuilder, GOSSIP_PORT, Haproxy, Host, Lab, LegacyPeer, LegacyPort, Machine, Network,
-    PROXY_IP, Status, Timing, eventually, haproxy_status,
+    Agent, AgentBuilder, Bootstrap, Envoy, GOSSIP_PORT, Haproxy, Host, Lab, LegacyPeer, LegacyPort,
+    Machine, Network, PROXY_IP, Status, Timing, envoy_status, eventually, haproxy_status,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -40,21 +40,29 @@ const TURNS: usize = 15;
 /// One after the other, an agent that starts with the first.
 const STEPS: [&str; 3] = ["the elders", "everybody", "after the changes"];
 
+/// What runs beside an agent.
+#[expect(dead_code, reason = "kept as long as the agent runs")]
+enum Companion {
+    None,
+    Haproxy(Haproxy),
+    Envoy(Envoy),
+}
+
 /// A data plane. One more is one more entry of [`PLANES`].
 struct Plane {
     name: &'static str,
     /// Makes an agent use it.
-    configure: for<'lab> fn(&'lab Lab, AgentBuilder<'lab>) -> (AgentBuilder<'lab>, Option<Haproxy>),
+    configure: for<'lab> fn(&'lab Lab, AgentBuilder<'lab>) -> (AgentBuilder<'lab>, Companion),
     /// Whether it is this plane that carries something.
     carries: fn(&Agent) -> Result<(), String>,
     /// What it is documented to do otherwise: step, ServicePort, what is met there.
     unlike: fn() -> Vec<(usize, u16, Meets)>,
 }
 
-const PLANES: [Plane; 4] = [
+const PLANES: [Plane; 5] = [
     Plane {
         name: "builtin",
-        configure: |_, agent| (agent.env("SIDECAR_PROXY", "builtin"), None),
+        configure: |_, agent| (agent.env("SIDECAR_PROXY", "builtin"), Companion::None),
         carries: |agent| {
             let listening = agent.metrics("sidecar_proxy_listening")?;
             is(listening.values().any(|it| *it > 0.0), "it listens nowhere")
@@ -63,7 +71,7 @@ const PLANES: [Plane; 4] = [
     },
     Plane {
         name: "kernel",
-        configure: |_, agent| (agent.env("SIDECAR_PROXY", "kernel"), None),
+        configure: |_, agent| (agent.env("SIDECAR_PROXY", "kernel"), Companion::None),
         carries: |agent| {
             let answer = agent.api("/api/v2/local").map_err(|it| it.to_string())?;
             let local: Value = serde_json::from_str(&answer.body).map_err(|it| it.to_string())?;
@@ -71,6 +79,16 @@ const PLANES: [Plane; 4] = [
             // All in mode tcp but for those with addresses of IPv6.
             is(kernel["services"].as_u64() >= Some(6), &kernel.to_string())
         },
+        unlike: Vec::new,
+    },
+    Plane {
+        name: "envoy",
+        configure: |lab, agent| {
+            let envoy = Envoy::start(lab, 0, &Bootstrap::ours());
+            let agent = agent.env("SIDECAR_PROXY", "envoy");
+            (agent, Companion::Envoy(envoy))
+        },
+        carries: envoy_carries,
         unlike: Vec::new,
     },
     Plane {
@@ -82,7 +100,7 @@ const PLANES: [Plane; 4] = [
                 .env("SIDECAR_HAPROXY_PORTS", "10000-10099")
                 .env("SIDECAR_HAPROXY_POOLS", "64,64")
                 .env("SIDECAR_HAPROXY_DIR", &files.dir().display().to_string());
-            (agent, Some(files))
+            (agent, Companion::Haproxy(files))
         },
         carries: haproxy_carries,
         unlike: Vec::new,
@@ -91,7 +109,7 @@ const PLANES: [Plane; 4] = [
         name: "haproxy classic",
         configure: |lab, agent| {
             let files = Haproxy::new(lab, "classic");
-            (files.driven_by(agent), Some(files))
+            (files.driven_by(agent), Companion::Haproxy(files))
         },
         carries: haproxy_carries,
         // A template asks each instance for its one address at each port of its service.
@@ -108,6 +126,12 @@ const PLANES: [Plane; 4] = [
         },
     },
 ];
+
+fn envoy_carries(agent: &Agent) -> Result<(), String> {
+    let status = envoy_status(agent)?;
+    let stream = &status["streams"][0];
+    is(stream["settled"] == true, &status.to_string())
+}
 
 fn haproxy_carries(agent: &Agent) -> Result<(), String> {
     let status = haproxy_status(agent)?;
@@ -231,7 +255,7 @@ fn run(plane: &Plane, cases: &[Case]) -> Vec<Value> {
     let builder = AgentBuilder::new(&lab, 0)
         .without("SIDECAR_SEEDS")
         .services(&file(0));
-    let (builder, _files) = (plane.configure)(&lab, builder);
+    let (builder, _companion) = (plane.configure)(&lab, builder);
     let mut agent = builder.start();
     let seed = (lab.host(0).ip, GOSSIP_PORT).into();
     eventually("the legacy peer joins", JOINED, || peer.join(seed));

@@ -265,6 +265,10 @@ impl Agent {
             routes,
             plane,
             local: self.view.clone(),
+            envoy_v1: http::EnvoyV1 {
+                bind: config.bind_ip,
+                use_hostnames: config.haproxy.use_hostnames,
+            },
             drain,
             drains_written,
             access: Arc::new(self.access()),

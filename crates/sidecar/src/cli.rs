@@ -58,6 +58,17 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         subscribe: Vec<String>,
     },
+    /// Print a bootstrap file for an Envoy that this host's agent feeds, as JSON, and exit.
+    ///
+    /// `sidecar envoy-bootstrap > envoy.json && envoy -c envoy.json`
+    EnvoyBootstrap {
+        /// Ask for whole states instead of changes.
+        #[arg(long)]
+        sotw: bool,
+        /// Serve Envoy's administration page there, without any protection.
+        #[arg(long, value_name = "IP:PORT")]
+        admin: Option<SocketAddr>,
+    },
     /// Run three agents and a few sample services on this machine and show what happens.
     Demo,
     /// Run the shipped protocol and catalog code on many hosts in virtual time, and tell how fast

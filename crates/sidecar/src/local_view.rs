@@ -15,7 +15,11 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     discovery::SourceName,
     net::http_client::without_credentials,
-    proxy::{haproxy::HaproxyStatus, kernel::KernelStatus},
+    proxy::{
+        envoy::{Board, EnvoyStatus},
+        haproxy::HaproxyStatus,
+        kernel::KernelStatus,
+    },
 };
 
 /// Remarks kept about one subject, and subjects with remarks; more are counted only.
@@ -35,6 +39,7 @@ struct Content {
     listeners: BTreeMap<String, ListenerView>,
     haproxy: Option<watch::Receiver<Arc<HaproxyStatus>>>,
     kernel: Option<watch::Receiver<Arc<KernelStatus>>>,
+    envoy: Option<Arc<Board>>,
 }
 
 /// The results of all checks of one kind since the agent started.
@@ -313,6 +318,17 @@ impl LocalView {
         content.kernel.as_ref().map(|it| it.borrow().clone())
     }
 
+    /// From now on shows what stands here of the xDS server.
+    pub fn show_envoy(&self, board: Arc<Board>) {
+        self.lock().envoy = Some(board);
+    }
+
+    /// How the xDS server is doing; `None` when there is none.
+    pub fn envoy(&self) -> Option<EnvoyStatus> {
+        let board = self.lock().envoy.clone();
+        board.map(|board| board.status())
+    }
+
     /// The document of `/api/v2/local`, indented JSON.
     ///
     /// # Errors
@@ -328,6 +344,8 @@ impl LocalView {
             haproxy: Option<&'a HaproxyStatus>,
             #[serde(skip_serializing_if = "Option::is_none")]
             kernel: Option<&'a KernelStatus>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            envoy: Option<&'a EnvoyStatus>,
         }
         #[derive(Serialize)]
         struct Remarked<'a> {
@@ -337,6 +355,7 @@ impl LocalView {
         }
         let haproxy = self.haproxy();
         let kernel = self.kernel();
+        let envoy = self.envoy();
         // Encoded under the lock: a few hundred entries, and nothing is written to anybody.
         let content = self.lock();
         let sources = content.sources.iter();
@@ -354,6 +373,7 @@ impl LocalView {
             listeners: &content.listeners,
             haproxy: haproxy.as_deref(),
             kernel: kernel.as_deref(),
+            envoy: envoy.as_ref(),
         })
     }
 }

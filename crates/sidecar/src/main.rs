@@ -1,6 +1,6 @@
 //! The `sidecar` binary: parse, resolve, run, exit code.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use clap::Parser as _;
 #[cfg(target_os = "linux")]
@@ -11,7 +11,9 @@ use sidecar::{
     client,
     companion::{self, settings::Given},
     config::{self, LogFormat},
-    demo, keygen, logging, sample_service,
+    demo, keygen, logging,
+    proxy::envoy::bootstrap::Bootstrap,
+    sample_service,
     signals::Signals,
     simulate, static_check,
 };
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
             follow: follow.clone(),
             subscribe: subscribe.clone(),
         }),
+        Some(Command::EnvoyBootstrap { sotw, admin }) => print_bootstrap(&cli, *sotw, *admin),
         Some(Command::Demo) => run(demo::run()),
         Some(Command::Simulate(options)) => simulate::run(options),
         #[cfg(target_os = "linux")]
@@ -147,6 +150,23 @@ fn check_static_file(cli: &Cli, action: &StaticAction) -> anyhow::Result<()> {
         }
         outcome.map(drop).map_err(anyhow::Error::new)
     })
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "printing is what the subcommand is for"
+)]
+fn print_bootstrap(cli: &Cli, sotw: bool, admin: Option<SocketAddr>) -> anyhow::Result<()> {
+    let config = resolve(cli)?;
+    let bootstrap = Bootstrap {
+        node: config.node_name,
+        cluster_name: config.cluster_name,
+        port: config.envoy.grpc_port,
+        sotw,
+        admin,
+    };
+    println!("{}", serde_json::to_string_pretty(&bootstrap.document())?);
+    Ok(())
 }
 
 #[expect(

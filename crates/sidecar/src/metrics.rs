@@ -1,5 +1,6 @@
 //! What is counted, as Prometheus text. Read at each scrape; nothing is kept here.
 
+mod envoy;
 mod gossip;
 mod haproxy;
 mod kernel;
@@ -84,6 +85,7 @@ impl Metrics {
         plane::render(&self.plane.borrow().clone(), &mut text);
         self.haproxy(&mut text);
         self.kernel(&mut text);
+        self.envoy(&mut text);
         self.sources(&mut text);
         self.checks(&mut text);
         self.listeners(&mut text);

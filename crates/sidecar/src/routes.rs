@@ -15,7 +15,7 @@
 pub mod report;
 mod router;
 
-pub use router::Router;
+pub use router::{Router, addresses_of};
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 

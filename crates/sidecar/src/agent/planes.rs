@@ -7,7 +7,7 @@ use std::{
 
 use catalog::Snapshot;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Agent, bind_ip};
 #[cfg(target_os = "linux")]
@@ -20,6 +20,7 @@ use crate::{
     http::ProxyFacts,
     proxy::{
         builtin::{self, PlaneStatus},
+        envoy,
         haproxy::{self, HaproxyStatus},
     },
     routes::Routes,
@@ -44,10 +45,22 @@ impl Agent {
             }
         }
         let shutdown = self.shutdown.clone();
+        let envoy_bind = self.config.envoy.bind_ip.unwrap_or(self.config.bind_ip);
+        if self.config.proxy != ProxyKind::Envoy {
+            self.start_xds(envoy_bind, snapshots.clone(), routes.clone());
+        }
         let (plane, bind_ip) = match self.config.proxy {
             ProxyKind::None => {
                 info!("no data plane: SIDECAR_PROXY is none");
                 ("none", None)
+            }
+            ProxyKind::Envoy => {
+                let bind = bind_ip(envoy_bind).await;
+                if !self.config.envoy.use_grpc_api {
+                    warn!("Envoy is told nothing over gRPC: ENVOY_USE_GRPC_API is false");
+                }
+                self.start_xds(bind, snapshots, routes);
+                ("envoy", Some(bind))
             }
             ProxyKind::Builtin => {
                 let bind = bind_ip(self.config.bind_ip).await;
@@ -77,6 +90,32 @@ impl Agent {
             }
         };
         (receiver, ProxyFacts { plane, bind_ip })
+    }
+
+    /// xDS for an Envoy, which other planes do not rule out: as with Go Sidecar, nothing has to be said to get it.
+    fn start_xds(
+        &self,
+        bind: IpAddr,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        routes: watch::Receiver<Arc<Routes>>,
+    ) {
+        let config = &self.config.envoy;
+        if !config.use_grpc_api {
+            return;
+        }
+        let settings = envoy::Settings {
+            node: self.config.node_name.clone(),
+            port: config.grpc_port,
+            bind,
+            hostnames: config.use_hostnames.then(|| self.resolver.clone()),
+            settings_file: config.settings_file.clone(),
+        };
+        let board = Arc::new(envoy::Board::default());
+        self.view.show_envoy(board.clone());
+        let inputs = envoy::Inputs { snapshots, routes };
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(envoy::run(settings, inputs, board, shutdown));
     }
 
     /// The built-in data plane: in a process that outlives this one where the system allows that.

@@ -131,7 +131,7 @@ impl Reader<'_> {
     pub(super) fn proxy(&mut self) -> ProxyKind {
         let kind = self.parsed(
             "SIDECAR_PROXY",
-            "builtin, kernel, haproxy or none",
+            "builtin, kernel, haproxy, envoy or none",
             parse_proxy,
         );
         let index = self.settings.len() - 1;
@@ -142,7 +142,11 @@ impl Reader<'_> {
         let telling = TELLING
             .into_iter()
             .find(|name| self.environment.get(*name).is_some_and(|it| !it.is_empty()));
+        let envoy = self.told_of_envoy();
         let (kind, word, because) = match telling {
+            _ if is_disabled && envoy.is_some() => {
+                (ProxyKind::Envoy, "envoy", envoy.unwrap_or_default())
+            }
             _ if is_disabled => (ProxyKind::None, "none", "HAPROXY_DISABLE"),
             Some(name) => (ProxyKind::Haproxy, "haproxy", name),
             None => return kind,

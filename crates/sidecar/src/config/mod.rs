@@ -4,6 +4,7 @@
 //! and what was expected, before anything is opened or bound.
 
 mod api;
+mod envoy;
 mod gossip;
 mod haproxy;
 pub mod print;
@@ -30,6 +31,7 @@ use crate::{
     net::http_client::{check_url, without_credentials},
 };
 pub use api::{ApiConfig, TlsFiles};
+pub use envoy::EnvoyConfig;
 pub use gossip::GossipSecurity;
 pub use haproxy::{HaproxyConfig, HaproxyMode, HaproxyPools};
 use values::{parse_bool, parse_duration, parse_int, parse_list};
@@ -80,6 +82,8 @@ pub enum ProxyKind {
     Builtin,
     /// A HAProxy on this host.
     Haproxy,
+    /// An Envoy that somebody runs on this host and that is fed by xDS.
+    Envoy,
     /// The kernel's rules for services in mode tcp, this process for others.
     Kernel,
     /// Nothing on this host.
@@ -129,6 +133,8 @@ pub struct Config {
     pub proxy_access_log: Option<PathBuf>,
     /// `HAPROXY_CONFIG_FILE` and what goes with it.
     pub haproxy: HaproxyConfig,
+    /// `ENVOY_USE_GRPC_API` and what goes with it.
+    pub envoy: EnvoyConfig,
     /// `SIDECAR_DISCOVERY`.
     pub discovery: Discovery,
     /// `DOCKER_URL`.
@@ -258,6 +264,7 @@ impl Config {
                 },
             ),
             haproxy: HaproxyConfig::read(&mut reader),
+            envoy: EnvoyConfig::read(&mut reader),
             discovery: reader.discovery(),
             docker: reader.docker(),
             docker_naming: reader.naming(),
@@ -596,6 +603,7 @@ fn parse_proxy(text: &str) -> Option<ProxyKind> {
     match text {
         "builtin" => Some(ProxyKind::Builtin),
         "haproxy" => Some(ProxyKind::Haproxy),
+        "envoy" => Some(ProxyKind::Envoy),
         "kernel" => Some(ProxyKind::Kernel),
         "none" => Some(ProxyKind::None),
         _ => None,

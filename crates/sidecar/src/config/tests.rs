@@ -81,7 +81,7 @@ fn all_problems_are_reported_at_once() {
         .to_string();
     assert_eq!(
         text,
-        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin, kernel, haproxy or none"#
+        r#"SIDECAR_PROXY="nginx" is not usable: expected builtin, kernel, haproxy, envoy or none"#
     );
 }
 

@@ -172,7 +172,7 @@ pub const VARIABLES: &[Variable] = &[
         "SIDECAR_PROXY",
         "builtin",
         "Data plane: builtin, kernel (nftables for services in mode tcp, builtin for the rest), \
-         haproxy, or none. When not set, a HAProxy that is named by \
+         haproxy, envoy (one that somebody runs, fed by xDS), or none. When not set, a HAProxy that is named by \
          HAPROXY_TEMPLATE_FILE, _CONFIG_FILE, _PID_FILE, _RELOAD_COMMAND or _VERIFY_COMMAND \
          is driven",
     ),
@@ -196,7 +196,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "HAPROXY_DISABLE",
         "false",
-        "No data plane, where SIDECAR_PROXY is not set",
+        "No data plane of our own, where SIDECAR_PROXY is not set; envoy, where a variable ENVOY_* is",
     ),
     variable(
         "SIDECAR_HAPROXY_MODE",
@@ -265,6 +265,29 @@ pub const VARIABLES: &[Variable] = &[
         "512,512",
         "Runtime: how many services HAProxy is prepared for, in mode http or ws, and in mode \
          tcp",
+    ),
+    variable(
+        "ENVOY_USE_GRPC_API",
+        "true",
+        "Serve xDS v3 for an Envoy on this host, whatever the data plane is",
+    ),
+    variable("ENVOY_GRPC_PORT", "7776", "Port of xDS, on 127.0.0.1"),
+    variable(
+        "ENVOY_BIND_IP",
+        "",
+        "Address of Envoy's listeners; that of SIDECAR_BIND_IP when empty",
+    ),
+    variable(
+        "ENVOY_USE_HOSTNAMES",
+        "false",
+        "Endpoints for Envoy are at what the name of their host resolves to, instead of the address of their \
+         port",
+    ),
+    variable(
+        "SIDECAR_ENVOY_SETTINGS_FILE",
+        "",
+        "File with limits and timeouts of services for Envoy, as JSON, read again when it changes; none when \
+         empty",
     ),
     with_flag(
         variable(
@@ -391,6 +414,10 @@ pub const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "SIDECAR_DISCOVERY_SLEEP_INTERVAL",
         "discovery follows events and never sleeps",
     ),
+    (
+        "ENVOY_LOGGING_LEVEL",
+        "SIDECAR_LOGGING_LEVEL is that of everything",
+    ),
 ];
 
 /// Variables that mean something to the operator's commands alone; their help says what.
@@ -404,8 +431,6 @@ pub const NOT_YET: &[&str] = &[
     "K8S_KUBE_TIMEOUT",
     "K8S_CREDS_PATH",
     "K8S_ANNOUNCE_ALL_NODES",
-    "ENVOY_USE_HOSTNAMES",
-    "ENVOY_GRPC_PORT",
 ];
 
 /// The variable of that name.

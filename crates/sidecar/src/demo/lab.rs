@@ -118,6 +118,8 @@ impl Lab {
             ),
             ("SIDECAR_BIND_IP", ip.to_string()),
             ("SIDECAR_PROXY", "builtin".to_owned()),
+            // All of them would serve it at one address.
+            ("ENVOY_USE_GRPC_API", "false".to_owned()),
             ("SIDECAR_DISCOVERY", "static".to_owned()),
             ("STATIC_CONFIG_FILE", file.display().to_string()),
             // The machine's own is for the agent of the machine.

@@ -6,14 +6,17 @@ use axum::{
     http::{StatusCode, header, request::Parts},
     response::Response,
 };
-use catalog::{Timestamp, json};
+use catalog::{Snapshot, Timestamp, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::routes::Routes;
 
 use super::{
     Api, commands,
     documents::{Kind, Library, OfService},
-    reply::{self, Endless, JSON, PLAIN, body, empty, error, moved, open, with},
+    envoy_v1,
+    reply::{self, Endless, JSON, PLAIN, body, document, empty, error, moved, open, with},
     servers,
     target::{Refusal, Target, resolve},
     ui, v2,
@@ -110,10 +113,30 @@ impl Answers {
                 };
                 v2::answer(question, sources, head).await
             }
+            Target::EnvoyRegistration { service } => {
+                let (routes, snapshot) = self.decided();
+                match envoy_v1::registration(&routes, &snapshot, &service, self.api.envoy_v1) {
+                    Some(encoded) => document("registration", encoded),
+                    None => error(
+                        StatusCode::NOT_FOUND,
+                        "Not Found - Unable to split service name and port!",
+                    ),
+                }
+            }
+            Target::EnvoyClusters => document("clusters", envoy_v1::clusters(&self.decided().0)),
+            Target::EnvoyListeners => document("listeners", {
+                envoy_v1::listeners(&self.decided().0, self.api.envoy_v1)
+            }),
             Target::Metrics => body(StatusCode::OK, PROMETHEUS, (self.api.metrics)()),
             Target::Health => body(StatusCode::OK, JSON, "{\"status\":\"ok\"}"),
             Target::Ready => self.ready(),
         }
+    }
+
+    /// The newest routes, and the snapshot with their instances.
+    fn decided(&self) -> (Arc<Routes>, Arc<Snapshot>) {
+        let routes = self.api.routes.borrow().clone();
+        (routes, self.library.latest().snapshot.clone())
     }
 
     /// A document about everything. Compressed only for who asks for that: others get the recorded headers.

@@ -21,6 +21,7 @@ mod answer;
 mod commands;
 mod connection;
 mod documents;
+mod envoy_v1;
 mod limits;
 mod proxy_document;
 mod reply;
@@ -51,6 +52,7 @@ pub use access::Access;
 use access::Caller;
 use answer::Answers;
 pub use commands::{DrainOrder, DrainOutcome, DrainRequest};
+pub use envoy_v1::EnvoyV1;
 use limits::Limits;
 pub use tls::{Follower, Tls};
 pub use v2::{CHANGES_MAX, Hosts, Journal};
@@ -75,6 +77,8 @@ pub struct Api {
     pub plane: channel::Receiver<Arc<PlaneStatus>>,
     /// What this host sees of itself.
     pub local: Arc<LocalView>,
+    /// How Envoy's first interface shows things.
+    pub envoy_v1: EnvoyV1,
     /// Takes commands to drain and undrain.
     pub drain: mpsc::Sender<DrainRequest>,
     /// The newest state of the drains that is on disk.

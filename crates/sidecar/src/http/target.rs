@@ -52,6 +52,15 @@ pub(super) enum Target {
     },
     /// What is told in words of our own.
     V2(Question),
+    /// Envoy's first interface: the instances of a service at a ServicePort.
+    EnvoyRegistration {
+        /// `NAME:PORT`, whatever it is.
+        service: String,
+    },
+    /// The same: all services at their ServicePorts.
+    EnvoyClusters,
+    /// The same: where they are reached.
+    EnvoyListeners,
     /// Metrics for Prometheus.
     Metrics,
     /// Whether the process answers.
@@ -97,6 +106,13 @@ pub(super) fn resolve(method: &Method, path: &str) -> Result<Target, Refusal> {
         ["metrics"] => read(Target::Metrics),
         ["health"] => read(Target::Health),
         ["ready"] => read(Target::Ready),
+        ["v1", "registration", service] => get(Target::EnvoyRegistration {
+            service: decoded(service).ok_or(Refusal::NotFound)?,
+        }),
+        ["v1", file] if !file.is_empty() && method == Method::OPTIONS => Ok(Target::Preflight),
+        // Which cluster and which node ask makes no difference.
+        ["v1", "clusters"] | ["v1", "clusters", _, _] => get(Target::EnvoyClusters),
+        ["v1", "listeners"] | ["v1", "listeners", _, _] => get(Target::EnvoyListeners),
         ["api", "services", id, order @ ("drain" | "undrain")] => {
             command(method, id, order, Dialect::Old)
         }
@@ -264,6 +280,30 @@ mod tests {
             resolve(&Method::HEAD, "/api/v2/instances/web%2001/0f"),
             Ok(Target::V2(instance))
         );
+    }
+
+    #[test]
+    fn envoys_first_interface_has_its_own_paths() {
+        let registration = |service: &str| {
+            Ok(Target::EnvoyRegistration {
+                service: service.into(),
+            })
+        };
+        assert_eq!(get("/v1/registration/web:80"), registration("web:80"));
+        assert_eq!(get("/v1/registration/a%3Ab:80"), registration("a:b:80"));
+        for path in ["/v1/clusters", "/v1/clusters/lab/node"] {
+            assert_eq!(get(path), Ok(Target::EnvoyClusters));
+        }
+        for path in ["/v1/listeners", "/v1/listeners/lab/node"] {
+            assert_eq!(get(path), Ok(Target::EnvoyListeners));
+        }
+        assert_eq!(
+            resolve(&Method::OPTIONS, "/v1/clusters"),
+            Ok(Target::Preflight)
+        );
+        assert_eq!(get("/v1/clusters/lab"), Err(Refusal::NotFound));
+        let refusal = resolve(&Method::POST, "/v1/clusters");
+        assert_eq!(refusal, Err(Refusal::MethodNotAllowed));
     }
 
     #[test]

@@ -172,6 +172,10 @@ fn api(snapshot: Snapshot) -> (Api, Agent) {
         routes: routes_seen,
         plane: plane_seen,
         local: local.clone(),
+        envoy_v1: EnvoyV1 {
+            bind: "192.168.168.168".parse().unwrap(),
+            use_hostnames: false,
+        },
         drain,
         drains_written: channel::channel(u64::MAX).1,
         access: Arc::new(Access::new(None, false, vec!["web-01".to_owned()])),

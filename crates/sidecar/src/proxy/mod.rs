@@ -1,6 +1,7 @@
 //! Data planes: routes to traffic.
 
 pub mod builtin;
+pub mod envoy;
 pub mod haproxy;
 pub mod kernel;
 #[cfg(target_os = "linux")]

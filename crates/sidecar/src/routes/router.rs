@@ -240,6 +240,11 @@ impl Offer {
     }
 }
 
+/// Where an instance could be reached, by ServicePort, were it alive and did the ports belong to its service.
+pub fn addresses_of(service: &Arc<Service>) -> Vec<(u16, SocketAddr)> {
+    Offer::of(service).addresses
+}
+
 fn route(service: &str, claims: &[Claim]) -> Route {
     let endpoints = claims.iter().map(|claim| Endpoint {
         hostname: claim.service.hostname.clone(),

@@ -50,6 +50,9 @@ paths! {
     // What is asked for with OPTIONS, and what is not there: of other paths.
     Target::Preflight => "/api/services.json",
     Target::UnknownExtension { .. } => "/api/services.json",
+    Target::EnvoyRegistration { .. } => "/v1/registration/{service}",
+    Target::EnvoyClusters => "/v1/clusters",
+    Target::EnvoyListeners => "/v1/listeners",
     Target::Metrics => "/metrics",
     Target::Health => "/health",
     Target::Ready => "/ready",

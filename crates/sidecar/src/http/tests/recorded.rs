@@ -53,7 +53,10 @@ async fn answers_are_as_recorded() {
         let Some(request) = recorded["request"].as_str() else {
             continue;
         };
-        if request.contains(" /v1/") {
+        // Those that tell of services have a test of their own, which goes by routes.
+        if request.starts_with("GET /v1/")
+            && recorded["body_bytes"].as_u64().is_none_or(|it| it >= 100)
+        {
             continue;
         }
         let snapshot = match file.as_str() {
@@ -108,7 +111,7 @@ async fn answers_are_as_recorded() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 23);
+    assert_eq!(compared, 27);
 }
 
 #[tokio::test]

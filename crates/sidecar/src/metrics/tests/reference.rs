@@ -75,6 +75,7 @@ fn view() -> LocalView {
         ..KernelStatus::default()
     };
     view.show_kernel(watch::channel(Arc::new(kernel)).1);
+    view.show_envoy(Arc::default());
     view
 }
 
