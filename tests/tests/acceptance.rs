@@ -18,7 +18,7 @@ fn rows() -> Vec<(u32, &'static str)> {
 fn every_statement_has_a_test_that_exists() {
     let rows = rows();
     let numbers: Vec<u32> = rows.iter().map(|row| row.0).collect();
-    let wanted = (21..=37).chain(42..=70).chain(78..=95);
+    let wanted = (21..=37).chain(42..=95);
     assert_eq!(numbers, wanted.collect::<Vec<_>>());
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -33,8 +33,13 @@ fn every_statement_has_a_test_that_exists() {
                 false => tests.join(file),
             };
             let source = fs::read_to_string(file).unwrap_or_default();
+            let forms = [
+                format!("#[test]\nfn {test}() {{"),
+                format!("#[test]\n    fn {test}() {{"),
+                format!("#[tokio::test]\nasync fn {test}() {{"),
+            ];
             assert!(
-                source.contains(&format!("#[test]\nfn {test}() {{")),
+                forms.iter().any(|form| source.contains(form)),
                 "row {number}: there is no {name}"
             );
         }
