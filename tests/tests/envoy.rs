@@ -16,7 +16,7 @@ use std::{
 use blackbox::{
     Agent, AgentBuilder, Answer, Bootstrap, Envoy, GOSSIP_PORT, Host, Lab, LegacyPeer, LegacyPort,
     Machine, Network, PROXY_IP, Request, Responder, Route, Status, Timing, echo, envoy_status,
-    eventually, haproxy_target, upgrade, websocket_echo,
+    eventually, haproxy_target, sidecar, upgrade, websocket_echo,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -99,6 +99,13 @@ fn change(lab: &Lab, agent: &mut Agent, targets: &[Value]) {
     agent.signal(Signal::HUP);
 }
 
+/// What `sidecar doctor` finds.
+fn examined(host: &Host) -> String {
+    let program = sidecar().display().to_string();
+    let output = host.run(&[&program, "doctor"]);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[test]
 fn services_of_every_mode_are_reached_whichever_bootstrap_envoy_has() {
     for (bootstrap, protocol) in [
@@ -119,6 +126,8 @@ fn services_of_every_mode_are_reached_whichever_bootstrap_envoy_has() {
         ];
         // With nothing to serve Envoy is up at once, and does not wait 15 s for a first word.
         let mut agent = fed(&lab, &[]).start();
+        let told = examined(host);
+        assert!(told.contains("no Envoy is connected"), "{told}");
         let envoy = Envoy::start(&lab, 0, &bootstrap);
         eventually("Envoy is up", Duration::from_secs(10), || {
             let state = Envoy::admin(host, "/ready")?;
@@ -157,6 +166,8 @@ fn services_of_every_mode_are_reached_whichever_bootstrap_envoy_has() {
         assert_eq!(status["nacks"], serde_json::json!({}), "{}", envoy.log());
         let late = Envoy::statistic(host, "cluster_manager.warming_clusters");
         assert_eq!(late, Ok(0));
+        let told = examined(host);
+        assert!(told.contains("1 connected"), "{told}");
     }
 }
 
@@ -252,6 +263,8 @@ fn a_poisoned_record_costs_its_own_service_alone() {
     );
     let words = status["rejected"][0]["words"].as_str().unwrap_or_default();
     assert!(words.contains("10077"), "{words}");
+    let told = examined(host);
+    assert!(told.contains("listener squatted:10077"), "{told}");
     let metrics = agent.metrics("sidecar_envoy_rejected").expect("it answers");
     assert_eq!(metrics["sidecar_envoy_rejected{kind=\"listener\"}"], 1.0);
     assert_eq!(

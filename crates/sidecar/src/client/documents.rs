@@ -192,6 +192,25 @@ pub(super) struct Local {
     pub(super) checks: BTreeMap<String, Check>,
     pub(super) haproxy: Option<Driven>,
     pub(super) kernel: Option<Driven>,
+    pub(super) envoy: Option<Fed>,
+}
+
+/// Envoys that are told what to serve.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Fed {
+    pub(super) trouble: Option<String>,
+    /// One for each Envoy.
+    pub(super) streams: Vec<serde_json::Value>,
+    /// What they do not take.
+    pub(super) rejected: Vec<Rejected>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Rejected {
+    pub(super) kind: String,
+    pub(super) name: String,
 }
 
 /// A data plane that is not the built-in one.

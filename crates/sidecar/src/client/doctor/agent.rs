@@ -3,7 +3,7 @@
 use crate::client::{
     Exit,
     api::Agent,
-    documents::{Overview, Proxy},
+    documents::{Local, Overview, Proxy},
     finding::Finding,
 };
 
@@ -39,6 +39,9 @@ pub(super) async fn look(agent: &Agent) -> (Vec<Finding>, Option<Overview>) {
             .fix(LOG)
     }));
     findings.extend(service_ports(agent, &overview).await);
+    if overview.proxy.plane == "envoy" {
+        findings.push(envoy(agent).await);
+    }
     findings.extend(clock(agent).await);
     (findings, Some(overview))
 }
@@ -86,6 +89,44 @@ async fn service_ports(agent: &Agent, overview: &Overview) -> Vec<Finding> {
         findings.push(Finding::ok("services", what));
     }
     findings
+}
+
+/// Whether an Envoy serves, where one is to.
+async fn envoy(agent: &Agent) -> Finding {
+    let asked = async { agent.get("/api/v2/local").await?.read::<Local>() };
+    let fed = match asked.await {
+        Ok(local) => local.envoy.unwrap_or_default(),
+        Err(failure) => {
+            let finding = Finding::failed("envoy", "what Envoys are told cannot be looked at");
+            return finding.because(failure.to_string());
+        }
+    };
+    if let Some(trouble) = fed.trouble {
+        return Finding::failed("envoy", "no Envoy can be told anything")
+            .because(trouble)
+            .fix("stop what has the port, or set ENVOY_GRPC_PORT");
+    }
+    if fed.streams.is_empty() {
+        return Finding::failed(
+            "envoy",
+            "no Envoy is connected, so nobody serves the services",
+        )
+        .because("SIDECAR_PROXY is envoy, and an Envoy is started by somebody else")
+        .fix("sidecar envoy-bootstrap > envoy.json && envoy -c envoy.json");
+    }
+    let count = fed.streams.len();
+    match fed.rejected.first() {
+        None => Finding::ok(
+            "envoy",
+            format!("{count} connected, and all that is told is taken"),
+        ),
+        Some(first) => {
+            let what = format!("{} of what is told is not taken", fed.rejected.len());
+            Finding::failed("envoy", what)
+                .because(format!("the first is the {} {}", first.kind, first.name))
+                .fix("/api/v2/local has Envoy's words; the service's labels are what to change")
+        }
+    }
 }
 
 /// The agent knows the cluster's clocks; what it adds to its own says how far that is off.
