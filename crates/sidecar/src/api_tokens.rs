@@ -8,26 +8,16 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use subtle::{Choice, ConstantTimeEq as _};
-use tokio::{
-    fs::File,
-    io::AsyncReadExt as _,
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use zeroize::Zeroizing;
 
-use crate::file_stamp::FileStamp;
+use crate::secret_file::{self, FILE_BYTES_MAX, ReadError};
 
-/// How often the file is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Largest file that is read: some lines of comment for each token.
-const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Tokens that are good at a time: two while one is replaced, one for each program if somebody likes.
 const TOKENS_MAX: usize = 16;
 /// Shorter ones could be guessed.
@@ -117,15 +107,11 @@ enum TokenFileError {
 /// What a token file says: one token a line; lines that are blank or begin with `#` do not count.
 fn parse_file(path: &Path, text: &str) -> Result<Tokens, TokenFileError> {
     let mut tokens = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (number, line) in secret_file::lines(text) {
         if !is_token(line) {
             return Err(TokenFileError::Line {
                 path: path.to_owned(),
-                line: index + 1,
+                line: number,
             });
         }
         tokens.push(Zeroizing::new(line.to_owned()));
@@ -139,25 +125,16 @@ fn parse_file(path: &Path, text: &str) -> Result<Tokens, TokenFileError> {
     Ok(Tokens(tokens))
 }
 
-async fn read(path: &Path) -> Result<Tokens, TokenFileError> {
-    let unreadable = |error| TokenFileError::Read {
-        path: path.to_owned(),
-        error,
-    };
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path).await.map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(TokenFileError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    let text = str::from_utf8(&bytes)
-        .map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text")))?;
-    parse_file(path, text)
+fn read(path: &Path, read: Result<Zeroizing<String>, ReadError>) -> Result<Tokens, TokenFileError> {
+    let path_of = || path.to_owned();
+    let text = read.map_err(|error| match error {
+        ReadError::Io(error) => TokenFileError::Read {
+            path: path_of(),
+            error,
+        },
+        ReadError::TooLarge => TokenFileError::TooLarge { path: path_of() },
+    })?;
+    parse_file(path, &text)
 }
 
 /// Keeps `tokens` as the file says, until `shutdown`. Until it could be read for the first time there
@@ -167,60 +144,26 @@ pub async fn follow(
     tokens: watch::Sender<Arc<Tokens>>,
     shutdown: CancellationToken,
 ) {
-    let mut stamp = None;
-    let mut complaint: Option<String> = None;
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        match read_if_changed(&path, &mut stamp).await {
-            Ok(None) => {}
-            Ok(Some(read)) => {
-                complaint = None;
-                tokens.send_if_modified(|current| {
-                    let differs = **current != read;
-                    if differs {
-                        info!(tokens = read.0.len(), "API tokens changed");
-                        *current = Arc::new(read);
-                    }
-                    differs
-                });
+    secret_file::follow(path.clone(), shutdown, |text| {
+        let read = read(&path, text).map_err(|error| {
+            let effect = if tokens.borrow().is_empty() {
+                "other hosts are let in by no token until it can be read"
+            } else {
+                "the API tokens stay as they are"
+            };
+            format!("{error}; {effect}")
+        })?;
+        tokens.send_if_modified(|current| {
+            let differs = **current != read;
+            if differs {
+                info!(tokens = read.0.len(), "API tokens changed");
+                *current = Arc::new(read);
             }
-            Err(error) => {
-                let error = error.to_string();
-                if complaint.as_ref() != Some(&error) {
-                    let effect = if tokens.borrow().is_empty() {
-                        "other hosts are let in by no token until it can be read"
-                    } else {
-                        "the API tokens stay as they are"
-                    };
-                    warn!("{error}; {effect}");
-                    complaint = Some(error);
-                }
-            }
-        }
-    }
-}
-
-async fn read_if_changed(
-    path: &Path,
-    stamp: &mut Option<FileStamp>,
-) -> Result<Option<Tokens>, TokenFileError> {
-    // Taken before the reading: a change during it is seen at the next look.
-    let previous = stamp.take();
-    let metadata = tokio::fs::metadata(path).await;
-    let metadata = metadata.map_err(|error| TokenFileError::Read {
-        path: path.to_owned(),
-        error,
-    })?;
-    *stamp = Some(FileStamp::from(&metadata));
-    if previous == *stamp {
-        return Ok(None);
-    }
-    read(path).await.map(Some)
+            differs
+        });
+        Ok(())
+    })
+    .await;
 }
 
 #[cfg(test)]

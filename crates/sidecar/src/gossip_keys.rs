@@ -6,26 +6,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use data_encoding::BASE64;
 use memberlist::{Handle, Key, Keyring, KeyringError};
-use tokio::{
-    fs::File,
-    io::AsyncReadExt,
-    time::{MissedTickBehavior, interval},
-};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::file_stamp::FileStamp;
-
-/// How often the file is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Largest file that is read: some lines of comment for each key.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+use crate::secret_file::{self, FILE_BYTES_MAX, ReadError};
 
 /// Where gossip keys come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,14 +96,10 @@ pub fn parse_key(text: &str) -> Result<Key, KeyTextError> {
 /// The first line that is no key, or that there are none or too many.
 pub fn parse_file(path: &Path, text: &str) -> Result<Keyring, KeyFileError> {
     let mut keys = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for (number, line) in secret_file::lines(text) {
         keys.push(parse_key(line).map_err(|problem| KeyFileError::Line {
             path: path.to_owned(),
-            line: index + 1,
+            line: number,
             problem,
         })?);
     }
@@ -133,118 +118,65 @@ pub async fn load(keys: &GossipKeys) -> Result<Option<Keyring>, KeyFileError> {
     match keys {
         GossipKeys::None => Ok(None),
         GossipKeys::Given(keyring) => Ok(Some(keyring.clone())),
-        GossipKeys::File(path) => read(path).await.map(Some),
+        GossipKeys::File(path) => read(path, secret_file::read(path).await).map(Some),
     }
 }
 
-async fn read(path: &Path) -> Result<Keyring, KeyFileError> {
-    let unreadable = |error| KeyFileError::Read {
-        path: path.to_owned(),
-        error,
-    };
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = File::open(path).await.map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(KeyFileError::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    let text = str::from_utf8(&bytes)
-        .map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text")))?;
-    parse_file(path, text)
+fn read(path: &Path, read: Result<Zeroizing<String>, ReadError>) -> Result<Keyring, KeyFileError> {
+    let path_of = || path.to_owned();
+    let text = read.map_err(|error| match error {
+        ReadError::Io(error) => KeyFileError::Read {
+            path: path_of(),
+            error,
+        },
+        ReadError::TooLarge => KeyFileError::TooLarge { path: path_of() },
+    })?;
+    parse_file(path, &text)
 }
 
 /// Keeps the keys of a running member as the file says, until `shutdown`.
 pub async fn follow(path: PathBuf, gossip: Handle, shutdown: CancellationToken) {
-    let mut follower = Follower {
-        path,
-        gossip,
-        stamp: None,
-        complaint: None,
+    secret_file::follow(path.clone(), shutdown, |text| take(&path, &gossip, text)).await;
+}
+
+/// Takes over what the file says; otherwise what is wrong, and what follows from it.
+fn take(
+    path: &Path,
+    gossip: &Handle,
+    text: Result<Zeroizing<String>, ReadError>,
+) -> Result<(), String> {
+    let keyring =
+        read(path, text).map_err(|error| format!("{error}; the gossip keys stay as they are"))?;
+    apply(gossip, keyring);
+    Ok(())
+}
+
+/// Installs other keys than there are.
+fn apply(gossip: &Handle, keyring: Keyring) {
+    let old = gossip.keys();
+    if old == keyring.keys() {
+        return;
+    }
+    let missing = |keys: &[Key], from: &[Key]| keys.iter().filter(|it| !from.contains(it)).count();
+    let (installed, removed) = (missing(keyring.keys(), &old), missing(&old, keyring.keys()));
+    let other_primary = old.first() != Some(keyring.primary());
+    let unknown_primary = !old.contains(keyring.primary());
+    let keys = keyring.keys().len();
+    if let Err(error) = gossip.replace_keyring(keyring) {
+        warn!(%error, "gossip keys cannot be changed");
+        return;
+    }
+    let encrypting = if other_primary {
+        "with another key"
+    } else {
+        "as before"
     };
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = ticks.tick() => follower.look().await,
-        }
-    }
-}
-
-struct Follower {
-    path: PathBuf,
-    gossip: Handle,
-    /// What the file looked like before it was last read.
-    stamp: Option<FileStamp>,
-    /// The error logged last, while it lasts.
-    complaint: Option<String>,
-}
-
-impl Follower {
-    async fn look(&mut self) {
-        match self.read_if_changed().await {
-            Ok(None) => {}
-            Ok(Some(keyring)) => {
-                self.complaint = None;
-                self.apply(keyring);
-            }
-            Err(error) => {
-                let complaint = error.to_string();
-                if self.complaint.as_ref() != Some(&complaint) {
-                    warn!("{complaint}; the gossip keys stay as they are");
-                    self.complaint = Some(complaint);
-                }
-            }
-        }
-    }
-
-    async fn read_if_changed(&mut self) -> Result<Option<Keyring>, KeyFileError> {
-        // Taken before the reading: a change during it is seen at the next look.
-        let previous = self.stamp.take();
-        let metadata = tokio::fs::metadata(&self.path).await;
-        let metadata = metadata.map_err(|error| KeyFileError::Read {
-            path: self.path.clone(),
-            error,
-        })?;
-        self.stamp = Some(FileStamp::from(&metadata));
-        if previous == self.stamp {
-            return Ok(None);
-        }
-        read(&self.path).await.map(Some)
-    }
-
-    fn apply(&self, keyring: Keyring) {
-        let old = self.gossip.keys();
-        if old == keyring.keys() {
-            return;
-        }
-        let missing =
-            |keys: &[Key], from: &[Key]| keys.iter().filter(|it| !from.contains(it)).count();
-        let (installed, removed) = (missing(keyring.keys(), &old), missing(&old, keyring.keys()));
-        let other_primary = old.first() != Some(keyring.primary());
-        let unknown_primary = !old.contains(keyring.primary());
-        let keys = keyring.keys().len();
-        if let Err(error) = self.gossip.replace_keyring(keyring) {
-            warn!(%error, "gossip keys cannot be changed");
-            return;
-        }
-        let encrypting = if other_primary {
-            "with another key"
-        } else {
-            "as before"
-        };
-        info!(keys, installed, removed, encrypting, "gossip keys changed");
-        if unknown_primary {
-            warn!(
-                "the gossip key now used was not installed here before: hosts that do not have it \
-                 yet lose this one; add a new key as the last line everywhere first"
-            );
-        }
+    info!(keys, installed, removed, encrypting, "gossip keys changed");
+    if unknown_primary {
+        warn!(
+            "the gossip key now used was not installed here before: hosts that do not have it \
+             yet lose this one; add a new key as the last line everywhere first"
+        );
     }
 }
 

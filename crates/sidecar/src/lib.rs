@@ -27,6 +27,7 @@ pub mod opening;
 pub mod proxy;
 pub mod routes;
 pub mod sample_service;
+mod secret_file;
 pub mod signals;
 pub mod simulate;
 pub mod static_check;

@@ -1,4 +1,4 @@
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -124,29 +124,25 @@ async fn a_file_that_is_gone_or_wrong_leaves_the_keys_as_they_are() {
     let path = folder.path().join("keys");
     std::fs::write(&path, KEY_1).unwrap();
     let gossip = member(&GossipKeys::File(path.clone())).await;
-    let mut follower = Follower {
-        path: path.clone(),
-        gossip: gossip.clone(),
-        stamp: None,
-        complaint: None,
-    };
+    let mut follower = secret_file::Follower::new(path.clone());
+    let taken = |text| take(&path, &gossip, text);
     // Of different lengths, since clocks of file systems are coarse.
     for wrong in ["", "# empty", "rubbish!", "AQEB"] {
         std::fs::write(&path, wrong).unwrap();
-        follower.look().await;
+        follower.look(taken).await;
         assert!(follower.complaint.is_some(), "{wrong:?}");
         assert_eq!(gossip.keys(), [key(KEY_1)]);
         // Said once: the file has not changed.
         follower.complaint = None;
-        follower.look().await;
+        follower.look(taken).await;
         assert_eq!(follower.complaint, None);
     }
     std::fs::remove_file(&path).unwrap();
-    follower.look().await;
+    follower.look(taken).await;
     assert!(follower.complaint.is_some());
     assert_eq!(gossip.keys(), [key(KEY_1)]);
     std::fs::write(&path, KEY_2).unwrap();
-    follower.look().await;
+    follower.look(taken).await;
     assert_eq!(
         (follower.complaint, gossip.keys()),
         (None, vec![key(KEY_2)])
