@@ -10,7 +10,7 @@
 //! - `answer`: the answer to each; `reply`: what answers are put together from
 //! - `v2`: what is told in words of our own
 //! - `documents`: the large documents, encoded once per snapshot
-//! - `watch`: the endless answer of the original
+//! - `watch`: the endless answer of the original; `endless`: bodies of such answers
 //! - `limits`: how many may come at a time
 //! - `connection`: limits and deadlines of one connection
 //! - `access`: who may ask what; `tls`: encryption of connections
@@ -21,6 +21,7 @@ mod answer;
 mod commands;
 mod connection;
 mod documents;
+mod endless;
 mod envoy_v1;
 mod limits;
 mod proxy_document;

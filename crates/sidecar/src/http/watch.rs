@@ -3,23 +3,18 @@
 //! Level-triggered: a document is made when the reader has taken the last, from what is newest then.
 //! A slow reader skips documents in between, always gets the last, and holds nothing of anybody.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::sync::Arc;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use bytes::Bytes;
 use catalog::Snapshot;
-use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::documents::{Kind, Library};
+use super::{
+    documents::{Kind, Library},
+    endless::{self, Reader},
+};
 
 /// Which document is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +41,13 @@ pub(super) fn stream(
     slot: OwnedSemaphorePermit,
 ) -> Body {
     let snapshots = library.subscribe();
-    let watcher = Watcher {
+    endless::body(Watcher {
         form,
         library,
         snapshots,
         seen: None,
         shutdown,
         _slot: slot,
-    };
-    Body::new(Stream {
-        next: Some(Box::pin(watcher.next())),
     })
 }
 
@@ -70,7 +62,7 @@ struct Watcher {
     _slot: OwnedSemaphorePermit,
 }
 
-impl Watcher {
+impl Reader for Watcher {
     /// Waits until there is something the reader has not seen. `None` when there never will be.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
@@ -91,38 +83,5 @@ impl Watcher {
                 changed = self.snapshots.changed() => changed.ok()?,
             }
         }
-    }
-}
-
-type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Watcher)>> + Send>>;
-
-struct Stream {
-    /// `None` at the end.
-    next: Option<Next>,
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").finish_non_exhaustive()
-    }
-}
-
-impl HttpBody for Stream {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Some(next) = &mut self.next else {
-            return Poll::Ready(None);
-        };
-        let Some((document, watcher)) = ready!(next.as_mut().poll(cx)) else {
-            self.next = None;
-            return Poll::Ready(None);
-        };
-        self.next = Some(Box::pin(watcher.next()));
-        Poll::Ready(Some(Ok(Frame::data(document))))
     }
 }

@@ -4,32 +4,28 @@
 //! [`TAKEN_MAX`] references. One that reads slowly makes its connection full and is asked again when
 //! there is room: it goes on from its place, or begins anew when that is forgotten.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
-    body::{Body, HttpBody},
+    body::Body,
     http::{StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
-use hyper::body::Frame;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio_util::{sync::CancellationToken, sync::ReusableBoxFuture};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forms::text,
     journal::{Journal, Place, Topics, TrafficReader},
     query::{BadQuery, Query},
 };
-use crate::http::{documents::Library, reply};
+use crate::http::{
+    documents::Library,
+    endless::{self, Reader},
+    reply,
+};
 
 /// Events taken from the journal at a time.
 const TAKEN_MAX: usize = 16;
@@ -119,7 +115,7 @@ pub(super) fn body(
             place
         }
     };
-    let reader = Reader {
+    endless::body(Listener {
         journal: journal.clone(),
         topics: wish.topics,
         place,
@@ -128,10 +124,6 @@ pub(super) fn body(
         shutdown,
         _traffic: wish.topics.traffic.then(|| journal.wants_traffic()),
         _slot: slot,
-    };
-    Body::new(Stream {
-        next: ReusableBoxFuture::new(reader.next()),
-        has_ended: false,
     })
 }
 
@@ -151,7 +143,7 @@ fn hello(journal: &Journal, library: &Library, from: u64) -> Bytes {
     format!("id: {id}\nevent: hello\ndata: {data}\n\n").into()
 }
 
-struct Reader {
+struct Listener {
     journal: Arc<Journal>,
     topics: Topics,
     place: Place,
@@ -164,7 +156,7 @@ struct Reader {
     _slot: OwnedSemaphorePermit,
 }
 
-impl Reader {
+impl Reader for Listener {
     /// Waits until there is something for the reader. `None` when there never will be.
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
@@ -181,36 +173,5 @@ impl Reader {
                 }
             }
         }
-    }
-}
-
-struct Stream {
-    next: ReusableBoxFuture<'static, Option<(Bytes, Reader)>>,
-    has_ended: bool,
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").finish_non_exhaustive()
-    }
-}
-
-impl HttpBody for Stream {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.has_ended {
-            return Poll::Ready(None);
-        }
-        let Some((event, reader)) = ready!(self.next.poll(cx)) else {
-            self.has_ended = true;
-            return Poll::Ready(None);
-        };
-        self.next.set(reader.next());
-        Poll::Ready(Some(Ok(Frame::data(event))))
     }
 }
